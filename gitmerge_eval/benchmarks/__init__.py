@@ -1,0 +1,1 @@
+"""Grids of tasks and how a checkpoint is evaluated on them; knows no Git."""

@@ -1,0 +1,1 @@
+"""The only door to Git: commands, configuration, hooks, notes, trees. Never imports torch."""

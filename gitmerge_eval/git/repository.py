@@ -1,0 +1,158 @@
+"""One repository, and the git commands that run in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from git.cmd import Git
+
+from gitmerge_eval.errors import GitError
+
+NULL_ID = "0" * 40
+EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a git command left: exit status, standard output, standard error."""
+
+    status: int
+    stdout: bytes
+    stderr: str
+
+    @property
+    def text(self) -> str:
+        """Standard output as text, without the final newline."""
+        return os.fsdecode(self.stdout).rstrip("\n")
+
+    @property
+    def fields(self) -> list[str]:
+        """Standard output split at NULs (of ``-z`` commands)."""
+        return [part for part in os.fsdecode(self.stdout).split("\0") if part]
+
+
+class Repository:
+    """A work tree and its git directory; every command goes through :meth:`run`.
+
+    >>> repository = Repository.here()                            # doctest: +SKIP
+    >>> repository.text("rev-parse", "HEAD")                      # doctest: +SKIP
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory = Path(directory)
+        self._git = Git(os.fspath(self.directory))
+
+    @classmethod
+    def here(cls) -> Repository:
+        """The repository of the current directory, from its top; GitError outside one.
+
+        In a hook or a strategy Git sets GIT_DIR relative to the current directory: it is made
+        absolute first, so that a change of directory cannot detach us from the repository.
+        """
+        for variable in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+            if os.environ.get(variable):
+                os.environ[variable] = os.path.abspath(os.environ[variable])
+        found = cls(Path.cwd()).run("rev-parse", "--show-toplevel", check=False)
+        if found.status:
+            raise GitError(
+                f"'{Path.cwd()}' is not in the work tree of a Git repository; change to one, "
+                "or make one with 'git init'"
+            )
+        return cls(found.text)
+
+    def run(
+        self,
+        *arguments: str,
+        stdin: str | bytes | None = None,
+        environment: Mapping[str, str] | None = None,
+        config: Mapping[str, str] | None = None,
+        check: bool = True,
+    ) -> Completed:
+        """Run ``git *arguments`` in the work tree; GitError on a non-zero status unless ``check``
+        is false."""
+        settings = [item for key, value in (config or {}).items() for item in ("-c", f"{key}={value}")]
+        command = ["git", *settings, *arguments]
+        process = self._git.execute(
+            command,
+            as_process=True,
+            env=dict(environment) if environment else None,
+            istream=-1 if stdin is not None else None,
+        )
+        data = os.fsencode(stdin) if isinstance(stdin, str) else stdin
+        output, error = process.proc.communicate(data)
+        done = Completed(process.proc.returncode, output, os.fsdecode(error).strip())
+        if check and done.status:
+            raise GitError(f"'git {' '.join(arguments[:3])}' failed ({done.status}): {done.stderr}")
+        return done
+
+    def text(self, *arguments: str) -> str:
+        """The standard output of a command that must succeed."""
+        return self.run(*arguments).text
+
+    def succeeds(self, *arguments: str, environment: Mapping[str, str] | None = None) -> bool:
+        """Whether the command ends with status 0."""
+        return self.run(*arguments, environment=environment, check=False).status == 0
+
+    @cached_property
+    def git_directory(self) -> Path:
+        """This work tree's git directory (``.git``, or ``.git/worktrees/<name>``)."""
+        return Path(self.text("rev-parse", "--absolute-git-dir"))
+
+    @cached_property
+    def common_directory(self) -> Path:
+        """The git directory that all work trees share: objects, LFS store, hooks."""
+        common = Path(self.text("rev-parse", "--git-common-dir"))
+        return (common if common.is_absolute() else self.directory / common).resolve()
+
+    @cached_property
+    def version(self) -> tuple[int, ...]:
+        """Git's version as numbers: (2, 39, 5)."""
+        words = self.text("version").split()
+        return tuple(int(part) for part in words[2].split(".") if part.isdigit())
+
+    def path(self, name: str) -> Path:
+        """``git rev-parse --git-path name``, absolute."""
+        return (self.directory / self.text("rev-parse", "--git-path", name)).absolute()
+
+    def commit(self, revision: str) -> str:
+        """The commit id of ``revision``; GitError with a plain message if there is none."""
+        found = self.run("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", check=False)
+        if found.status:
+            raise GitError(f"'{revision}' is not a commit in this repository")
+        return found.text
+
+    def blob(self, object_id: str) -> bytes:
+        """A blob's bytes."""
+        return self.run("cat-file", "blob", object_id).stdout
+
+    def blob_id(self, revision: str, path: str) -> str | None:
+        """The id of the blob at ``revision:path`` (``revision`` '' is the index), or None."""
+        found = self.run("rev-parse", "--verify", "--quiet", f"{revision}:{path}", check=False)
+        return found.text if found.status == 0 else None
+
+    def write_blob(self, data: bytes) -> str:
+        """Store ``data`` as a blob and return its id."""
+        return self.run("hash-object", "-w", "--stdin", stdin=data).text
+
+    def setting(self, key: str) -> str | None:
+        """The value of a configuration key that counts (the last one), or None."""
+        found = self.run("config", "--get", key, check=False)
+        return found.text if found.status == 0 else None
+
+    def attribute(self, name: str, paths: Iterable[str], *, index: str | None = None) -> dict[str, str]:
+        """path -> value of the attribute ``name``; from an index file alone where one is given."""
+        found = self.run(
+            "check-attr",
+            *(["--cached"] if index else []),
+            "-z",
+            "--stdin",
+            name,
+            stdin="\0".join(paths),
+            environment={"GIT_INDEX_FILE": index} if index else None,
+        )
+        fields = os.fsdecode(found.stdout).split("\0")
+        return {fields[i]: fields[i + 2] for i in range(0, len(fields) - 2, 3)}

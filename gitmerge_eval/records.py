@@ -1,0 +1,377 @@
+"""The core types: what a method, a statistic, a merge and a benchmark are. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gitmerge_eval.errors import InvalidOption, UnknownName
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NUMERIC_VERSION = 1
+"""Raised whenever a kernel may give other bytes for the same input; part of every MergeSpec."""
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no white space: equal values have equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """One named tensor of a model as the constituents have it: what a kernel sees.
+
+    All tensors share one shape, one device and one accumulation dtype (float32 or float64); the
+    engine casts before and after. ``constituents`` holds M tensors in a canonical order that does
+    not depend on the order of the heads, unless an option that names positions is set.
+    """
+
+    name: str
+    constituents: tuple[Tensor, ...]
+    identities: tuple[str, ...]
+    """A stable id for each constituent (its checkpoint's object id); seeds DARE's masks."""
+    changed: tuple[bool, ...]
+    """Whether each constituent's tensor differs from the base's."""
+    base: Tensor | None = None
+    statistics: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    """kind -> one tensor for each constituent; a kind is absent where the group has none."""
+    scalars: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Whole-model scalars already computed, by name."""
+    references: Mapping[str, Tensor] = field(default_factory=dict)
+    """Further tensors a method asked for, such as MaTS' ``init`` revision."""
+    input_axis: int = 1
+    """The axis of a linear layer's weight that its inputs meet: 1 for torch's (out, in)."""
+
+    @property
+    def task_vectors(self) -> tuple[Tensor, ...]:
+        """τ_i = θ_i - θ_p."""
+        assert self.base is not None
+        return tuple(tensor - self.base for tensor in self.constituents)
+
+
+Groups = Callable[[], Iterator[ParameterGroup]]
+"""Starts one more pass over a model's groups."""
+
+
+@dataclass(frozen=True)
+class WholeModelScalar:
+    """A number (or one for each constituent) that needs a streamed pass over the whole model.
+
+    ``compute(groups, options)`` may start as many passes as it needs by calling ``groups()``; the
+    groups it gets carry the scalars declared before this one.
+    """
+
+    name: str
+    compute: Callable[[Groups, Mapping[str, Any]], tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One option of a method: type, range, default and the sweep that the paper ran."""
+
+    name: str
+    type: type
+    """int, float, str or tuple (numbers separated by commas, one for each constituent)."""
+    default: Any
+    help: str
+    symbol: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    exclusive_minimum: bool = False
+    choices: tuple[str, ...] = ()
+    sweep: tuple[Any, ...] = ()
+    positional: bool = False
+    """Whether its value speaks of the order of the heads (weights, SLERP's t)."""
+
+    @property
+    def option(self) -> str:
+        """The name on the command line: ``drop_rate`` is ``drop-rate``."""
+        return self.name.replace("_", "-")
+
+    @property
+    def range(self) -> str:
+        """``[0, 1]``, ``(0, ∞)`` or ``group|model``: for messages and tables."""
+        if self.choices:
+            return "|".join(self.choices)
+        if self.type is str:
+            return "text"
+        low = "-∞" if self.minimum is None else f"{self.minimum:g}"
+        high = "∞" if self.maximum is None else f"{self.maximum:g}"
+        left = "(" if self.minimum is None or self.exclusive_minimum else "["
+        return f"{left}{low}, {high}{')' if self.maximum is None else ']'}"
+
+    def parse(self, text: str) -> Any:
+        """The value that ``text`` stands for; InvalidOption says what is expected."""
+        try:
+            if self.type is tuple:
+                value: Any = tuple(self._number(float(part)) for part in text.split(","))
+            elif self.type is str:
+                value = text
+            else:
+                value = self._number(self.type(text))
+        except ValueError:
+            raise InvalidOption(
+                f"option '{self.option}' is '{text}', which is not {self._expected}"
+            ) from None
+        if self.choices and value not in self.choices:
+            raise InvalidOption(f"option '{self.option}' is '{text}', which is not {self._expected}")
+        return value
+
+    def _number(self, value: float) -> float:
+        below = self.minimum is not None and (
+            value <= self.minimum if self.exclusive_minimum else value < self.minimum
+        )
+        above = self.maximum is not None and value > self.maximum
+        if below or above or not math.isfinite(value):
+            raise ValueError(value)
+        return value
+
+    @property
+    def _expected(self) -> str:
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if self.type is tuple:
+            return f"a list of numbers in {self.range}, separated by commas"
+        return f"{'a whole number' if self.type is int else 'a number'} in {self.range}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a kernel made of one group: its value, and remarks and figures for the report."""
+
+    value: Tensor
+    remarks: tuple[str, ...] = ()
+    """Fallbacks, in words ('no Gram matrix: averaged')."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """Measured numbers, such as the conjugate gradient's relative residual."""
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """A d×k linear layer merged from M models: what a cost formula depends on."""
+
+    inputs: int
+    outputs: int
+    models: int
+
+
+@dataclass(frozen=True)
+class MergeMethod:
+    """A way to merge one parameter group, as a declaration around a pure kernel."""
+
+    name: str
+    title: str
+    kernel: Callable[..., Tensor | Outcome]
+    """``kernel(group, **options)``; pure, works in the group's dtype and on its device."""
+    reference: str
+    hyperparameters: tuple[Hyperparameter, ...] = ()
+    needs_base: bool = False
+    statistics: Callable[[Mapping[str, Any]], tuple[str, ...]] = lambda options: ()
+    """The statistics needed under these options."""
+    scalars: Callable[[Mapping[str, Any], int], tuple[WholeModelScalar, ...]] = (
+        lambda options, models: ()
+    )
+    """The whole-model scalars needed under these options for M models, in order."""
+    references: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda options: {}
+    """Further revisions whose tensors the kernel wants in ``group.references``."""
+    elementwise: bool = True
+    """Whether the result must be the same bytes on every device and for every thread count."""
+    merging_flops: Callable[[LayerShape, Mapping[str, Any]], int] = lambda shape, options: 0
+    statistics_flops: Callable[[LayerShape, int, Mapping[str, Any]], int] = (
+        lambda shape, tokens, options: 0
+    )
+    """``(shape, tokens, options)``; the paper's Table 3."""
+    flops_formula: str = ""
+    statistics_formula: str = ""
+
+    def options(self, given: Mapping[str, str], *, models: int | None = None) -> dict[str, Any]:
+        """All hyperparameters with their values: parsed from text where given, else the default.
+
+        Raises UnknownName for an option the method does not have and InvalidOption for a value
+        out of range or a list whose length is not the number of constituents.
+        """
+        known = {parameter.option: parameter for parameter in self.hyperparameters}
+        for name in given:
+            if name not in known:
+                raise UnknownName.among(f"option of method '{self.name}'", name, known)
+        values = {
+            parameter.name: parameter.parse(given[option]) if option in given else parameter.default
+            for option, parameter in known.items()
+        }
+        for parameter in self.hyperparameters:
+            value = values[parameter.name]
+            if parameter.type is tuple and value is not None and models not in (None, len(value)):
+                raise InvalidOption(
+                    f"option '{parameter.option}' has {len(value)} numbers for {models} "
+                    "constituents; give one for each, in the order of the heads"
+                )
+        return values
+
+    def merge(self, group: ParameterGroup, options: Mapping[str, Any]) -> Outcome:
+        """The kernel's result, always as an Outcome."""
+        result = self.kernel(group, **options)
+        return result if isinstance(result, Outcome) else Outcome(result)
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A per-constituent statistic as sums over batches: update, compute, combine."""
+
+    name: str
+    title: str
+    reference: str
+    needs_data: bool
+    combine_exact_for: tuple[str, ...]
+    """The methods after which the constituents' statistics combine exactly into the result's."""
+
+
+@dataclass(frozen=True)
+class StatisticFile:
+    """A computed statistic, ready to be stored beside its checkpoint."""
+
+    kind: str
+    tensors: Mapping[str, Tensor]
+    """Stored tensors by key."""
+    layout: Mapping[str, Mapping[str, Any]]
+    """group name -> {'key': stored key, 'input_axis': 0 or 1 (gram only)}."""
+    examples: int
+    tokens: int
+    data: str
+    """The data's name and split, e.g. 'domainnet-classification-mini/fruit-quickdraw:train'."""
+    fingerprint: str
+    """A digest of the data's bytes."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class Constituent:
+    """One model that takes part in a merge."""
+
+    commit: str
+    name: str
+    checkpoint: str
+    """Git object id of the checkpoint's metadata blob."""
+    statistics: Mapping[str, str] = field(default_factory=dict)
+    """kind -> Git object id of the statistic's metadata blob."""
+
+
+@dataclass(frozen=True)
+class MergeSpec:
+    """Everything that determines the result of merging one checkpoint path."""
+
+    path: str
+    method: str
+    options: Mapping[str, Any]
+    accumulate: str
+    base: str | None
+    """Git object id of the base's metadata blob."""
+    constituents: tuple[Constituent, ...]
+    references: Mapping[str, str] = field(default_factory=dict)
+    numeric_version: int = NUMERIC_VERSION
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over method, options and object ids; names and commits do not count."""
+        content = {
+            "method": self.method,
+            "options": self.options,
+            "accumulate": self.accumulate,
+            "base": self.base,
+            "constituents": [[c.checkpoint, dict(c.statistics)] for c in self.constituents],
+            "references": self.references,
+            "numeric_version": self.numeric_version,
+        }
+        return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """What happened to one group."""
+
+    name: str
+    state: str
+    """identical, merged, taken, added, deleted, not-averaged or conflict."""
+    remarks: tuple[str, ...] = ()
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What a merge of one checkpoint did."""
+
+    path: str
+    digest: str
+    groups: tuple[GroupReport, ...]
+    seconds: float
+    read_bytes: int
+    written_bytes: int
+    flops: int
+    device: str
+
+    def count(self, state: str) -> int:
+        """The number of groups in ``state``."""
+        return sum(group.state == state for group in self.groups)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One cell of a benchmark's grid."""
+
+    name: str
+    skills: Mapping[str, str]
+    """axis -> value, e.g. {'category': 'fruit', 'domain': 'quickdraw'}."""
+    status: str
+    """'held-in', 'generalization' or 'unavailable'."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A grid of tasks over named skill axes, and how a checkpoint is evaluated on them."""
+
+    name: str
+    title: str
+    axes: Mapping[str, tuple[str, ...]]
+    tasks: tuple[Task, ...]
+    metric: str
+    evaluator_version: str
+    """Raised when the same checkpoint and data may score differently."""
+    evaluate: Callable[..., Mapping[str, float]]
+    """``evaluate(checkpoint: Path, tasks: Sequence[str], *, split, device, progress) -> task ->
+    score in percent``; ``progress(task, done, total)`` is called as examples are done."""
+    fingerprint: Callable[[str, str], str]
+    """``fingerprint(task, split)``: a digest of that cell's data."""
+    collect: Callable[..., StatisticFile]
+    """``collect(kind, checkpoint: Path, task, *, options, device, progress) -> StatisticFile``."""
+    build: Callable[..., object] | None = None
+    reference: str = ""
+
+    def task(self, name: str) -> Task:
+        """The task called ``name``; UnknownName suggests near ones."""
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        raise UnknownName.among(f"task of benchmark '{self.name}'", name, [t.name for t in self.tasks])
+
+    def generalization(self, trained: Iterable[str]) -> tuple[Task, ...]:
+        """The other cells spanned by the skills of the tasks in ``trained``, in grid order.
+
+        For fruit-quickdraw and bird-real these are fruit-real and bird-quickdraw
+        (arXiv 2409.18314, section 3). Unavailable cells are left out.
+        """
+        held_in = [self.task(name) for name in trained]
+        names = {task.name for task in held_in}
+        spanned = {axis: {task.skills[axis] for task in held_in} for axis in self.axes}
+        return tuple(
+            task
+            for task in self.tasks
+            if task.name not in names
+            and task.status != "unavailable"
+            and all(task.skills[axis] in values for axis, values in spanned.items())
+        )

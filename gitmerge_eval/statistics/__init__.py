@@ -1,0 +1,1 @@
+"""Statistics of a constituent that methods need; torch only, no input or output."""
