@@ -1,7 +1,7 @@
 """Every error this package raises on purpose.
 
     GitMergeEvalError
-    ├── UsageError              the command line or configuration asks for something that is not there
+    ├── UsageError              the command line or configuration asks for what is not there
     │   ├── UnknownName         an unknown method, option, statistic or benchmark ('did you mean')
     │   └── InvalidOption       a known option with a value of the wrong type or out of its range
     ├── PrerequisiteError       what a method needs is missing

@@ -1,4 +1,4 @@
-"""The core types: what a method, a statistic, a merge and a benchmark are. Standard library only."""
+"""The core types: methods, statistics, merges and benchmarks. Standard library only."""
 
 from __future__ import annotations
 
@@ -120,7 +120,9 @@ class Hyperparameter:
                 f"option '{self.option}' is '{text}', which is not {self._expected}"
             ) from None
         if self.choices and value not in self.choices:
-            raise InvalidOption(f"option '{self.option}' is '{text}', which is not {self._expected}")
+            raise InvalidOption(
+                f"option '{self.option}' is '{text}', which is not {self._expected}"
+            )
         return value
 
     def _number(self, value: float) -> float:
@@ -357,7 +359,9 @@ class Benchmark:
         for task in self.tasks:
             if task.name == name:
                 return task
-        raise UnknownName.among(f"task of benchmark '{self.name}'", name, [t.name for t in self.tasks])
+        raise UnknownName.among(
+            f"task of benchmark '{self.name}'", name, [t.name for t in self.tasks]
+        )
 
     def generalization(self, trained: Iterable[str]) -> tuple[Task, ...]:
         """The other cells spanned by the skills of the tasks in ``trained``, in grid order.
@@ -375,3 +379,55 @@ class Benchmark:
             and task.status != "unavailable"
             and all(task.skills[axis] in values for axis, values in spanned.items())
         )
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """One task's scores, in the benchmark's metric: the model evaluated and the known baselines."""
+
+    task: str
+    status: str
+    """'held-in' or 'generalization', as seen from this model's constituents."""
+    merged: float
+    pretrained: float | None = None
+    individual: float | None = None
+    multitask: float | None = None
+    fingerprint: str = ""
+    """The digest of the task's data."""
+
+
+@dataclass(frozen=True)
+class EvaluationNote:
+    """What an evaluation found: the record that a commit's note carries."""
+
+    benchmark: str
+    metric: str
+    split: str
+    evaluator_version: str
+    path: str
+    checkpoint: str
+    """Git object id of the evaluated checkpoint's metadata blob."""
+    scores: tuple[TaskScore, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    method: str | None = None
+    """None where the model is no merge of ours."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    spec: str | None = None
+    """The digest of the MergeSpec."""
+    constituents: tuple[str, ...] = ()
+    seconds: float = 0.0
+    """Time that the scores took to compute; those from the cache cost nothing."""
+    device: str = "cpu"
+    remarks: tuple[str, ...] = ()
+    """What is missing from this note, and why."""
+
+    def average(self, status: str, model: str = "merged") -> float | None:
+        """The mean score of ``model`` over the tasks of ``status``; None where one is unknown."""
+        known = [getattr(score, model) for score in self.scores if score.status == status]
+        return None if not known or None in known else sum(known) / len(known)
+
+    def normalised(self, status: str) -> float | None:
+        """Held-in: merged average / individual average; generalization: merged / pretrained."""
+        merged = self.average(status)
+        reference = self.average(status, "individual" if status == "held-in" else "pretrained")
+        return None if merged is None or not reference else merged / reference

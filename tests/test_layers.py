@@ -84,7 +84,11 @@ def test_third_party_imports_keep_to_their_room(path):
     if "git_theta" in foreign:
         assert parts == ("checkpoints", "theta.py")
     if name in {"git", "benchmarks"}:
-        reached = {t.split(".")[1] for t in imports(path, for_typing=False) if t.startswith("gitmerge_eval.")}
+        reached = {
+            t.split(".")[1]
+            for t in imports(path, for_typing=False)
+            if t.startswith("gitmerge_eval.")
+        }
         assert "torch" not in foreign or name != "git"
         assert "git" not in reached or name != "benchmarks"
 

@@ -74,7 +74,9 @@ class Repository:
     ) -> Completed:
         """Run ``git *arguments`` in the work tree; GitError on a non-zero status unless ``check``
         is false."""
-        settings = [item for key, value in (config or {}).items() for item in ("-c", f"{key}={value}")]
+        settings = [
+            item for key, value in (config or {}).items() for item in ("-c", f"{key}={value}")
+        ]
         command = ["git", *settings, *arguments]
         process = self._git.execute(
             command,
@@ -143,7 +145,9 @@ class Repository:
         found = self.run("config", "--get", key, check=False)
         return found.text if found.status == 0 else None
 
-    def attribute(self, name: str, paths: Iterable[str], *, index: str | None = None) -> dict[str, str]:
+    def attribute(
+        self, name: str, paths: Iterable[str], *, index: str | None = None
+    ) -> dict[str, str]:
         """path -> value of the attribute ``name``; from an index file alone where one is given."""
         found = self.run(
             "check-attr",

@@ -1,0 +1,88 @@
+"""Who takes part in a merge: the heads, their names, their base."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gitmerge_eval.errors import MergeRefused, MissingBase
+from gitmerge_eval.git.repository import Repository
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The commits of one merge as Git hands them to a strategy."""
+
+    bases: tuple[str, ...]
+    """Merge bases, without repetition; none for unrelated histories."""
+    head: str
+    remotes: tuple[str, ...]
+    names: dict[str, str]
+    """commit -> what the user called it."""
+    head_is_subsumed: bool
+    """Whether HEAD is an ancestor of the other heads: then it is the base and no constituent."""
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The commits that may be constituents: HEAD unless it is subsumed, then the others."""
+        return self.remotes if self.head_is_subsumed else (self.head, *self.remotes)
+
+    def name(self, commit: str) -> str:
+        """The name for messages and trailers."""
+        return self.names.get(commit, commit[:10])
+
+
+def gather(repository: Repository, bases: Sequence[str], remotes: Sequence[str]) -> Heads:
+    """The heads of a running ``git merge``; Git names them in GITHEAD_<commit>."""
+    head = repository.commit("HEAD")
+    branch = repository.run("symbolic-ref", "--short", "--quiet", "HEAD", check=False).text
+    names = {commit: os.environ.get(f"GITHEAD_{commit}", commit[:10]) for commit in remotes}
+    names[head] = branch or "HEAD"
+    return _arrange(repository, bases, head, remotes, names)
+
+
+def resolve(repository: Repository, revisions: Sequence[str]) -> Heads:
+    """The heads that ``git merge revisions…`` would merge now (for a dry run)."""
+    head = repository.commit("HEAD")
+    commits = {repository.commit(revision): revision for revision in revisions}
+    fresh = [c for c in commits if not repository.succeeds("merge-base", "--is-ancestor", c, head)]
+    if not fresh:
+        raise MergeRefused(f"{', '.join(revisions)}: already merged into HEAD; nothing to do")
+    independent = repository.text("merge-base", "--independent", *fresh).split()
+    remotes = [commit for commit in fresh if commit in independent]
+    bases = repository.run("merge-base", "--all", "--octopus", head, *remotes, check=False)
+    names = {commit: commits[commit] for commit in remotes}
+    branch = repository.run("symbolic-ref", "--short", "--quiet", "HEAD", check=False).text
+    names[head] = branch or "HEAD"
+    return _arrange(repository, bases.text.split(), head, remotes, names)
+
+
+def _arrange(
+    repository: Repository,
+    bases: Sequence[str],
+    head: str,
+    remotes: Sequence[str],
+    names: dict[str, str],
+) -> Heads:
+    independent = repository.text("merge-base", "--independent", head, *remotes).split()
+    # An octopus merge names the same base once for each pair of heads.
+    return Heads(tuple(dict.fromkeys(bases)), head, tuple(remotes), names, head not in independent)
+
+
+def base_for(repository: Repository, heads: Heads, path: str, revision: str | None) -> str | None:
+    """The commit whose checkpoint at ``path`` is θ_p: ``revision``, or the heads' merge base.
+
+    Raises MissingBase where a criss-cross history has several bases with different checkpoints,
+    since none of them is more the base than the others.
+    """
+    if revision:
+        return repository.commit(revision)
+    blobs = {repository.blob_id(base, path) for base in heads.bases}
+    if len(blobs) > 1:
+        listed = ", ".join(base[:10] for base in heads.bases)
+        raise MissingBase(
+            f"'{path}' differs between the merge bases {listed}; "
+            "choose one with --strategy-option=base=<commit>"
+        )
+    return heads.bases[0] if heads.bases else None

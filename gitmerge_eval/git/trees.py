@@ -1,0 +1,129 @@
+"""Trees, the paths that differ between them, and which of those paths hold tensors."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gitmerge_eval.git.repository import EMPTY_TREE, NULL_ID, Repository
+
+FILTER = "theta"
+"""The value of the ``filter`` attribute that marks a path as a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file in a tree: mode ('100644') and object id."""
+
+    mode: str
+    object_id: str
+
+
+def entries(repository: Repository, tree: str) -> dict[str, Entry]:
+    """path -> Entry for every file below ``tree``."""
+    found = {}
+    for line in repository.run("ls-tree", "-r", "-z", "--full-tree", tree).fields:
+        meta, path = line.split("\t", 1)
+        mode, _, object_id = meta.split()
+        found[path] = Entry(mode, object_id)
+    return found
+
+
+def differing(repository: Repository, old: str, new: str) -> set[str]:
+    """The paths whose content or mode differs between two trees, renames not followed."""
+    done = repository.run("diff-tree", "-r", "-z", "--name-only", "--no-renames", old, new)
+    return set(done.fields)
+
+
+def renames(repository: Repository, old: str, new: str, *, similarity: int = 30) -> dict[str, str]:
+    """Old path -> new path for the files that were renamed between two trees."""
+    fields = repository.run(
+        "diff-tree", "-r", "-z", f"-M{similarity}%", "--diff-filter=R", "--name-status", old, new
+    ).fields
+    return {fields[i + 1]: fields[i + 2] for i in range(0, len(fields) - 2, 3)}
+
+
+@contextmanager
+def scratch_index(repository: Repository) -> Iterator[dict[str, str]]:
+    """The environment of git commands that shall work on an index of their own."""
+    with tempfile.TemporaryDirectory(dir=state_directory(repository), prefix="index-") as folder:
+        yield {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+
+
+def state_directory(repository: Repository) -> Path:
+    """Where this tool keeps what belongs to one work tree: ``.git/gitmerge-eval``."""
+    folder = repository.path("gitmerge-eval")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def index_lines(files: Mapping[str, Entry | None]) -> str:
+    """Input for ``git update-index -z --index-info``; None removes the path."""
+    return "".join(
+        f"{entry.mode} {entry.object_id}\t{path}\0" if entry else f"0 {NULL_ID}\t{path}\0"
+        for path, entry in files.items()
+    )
+
+
+def write_tree(repository: Repository, tree: str, changes: Mapping[str, Entry | None]) -> str:
+    """The id of ``tree`` with some of its files replaced, added or removed (None)."""
+    with scratch_index(repository) as environment:
+        repository.run("read-tree", tree, environment=environment)
+        if changes:
+            repository.run(
+                *("update-index", "-z", "--index-info"),
+                stdin=index_lines(changes),
+                environment=environment,
+            )
+        return repository.run("write-tree", environment=environment).text
+
+
+def tensor_paths(repository: Repository, commit: str, paths: Iterable[str]) -> set[str]:
+    """Those of ``paths`` whose ``filter`` attribute is ours as ``commit`` has it.
+
+    Only the attribute files of the commit are read into a scratch index, so that the cost does not
+    grow with the number of files (``check-attr --source`` exists from Git 2.40 on only).
+    """
+    wanted = list(paths)
+    if not wanted:
+        return set()
+    attributes = repository.run(
+        *("diff-tree", "-r", "-z", "--no-renames", EMPTY_TREE, commit),
+        *("--", ".gitattributes", ":(glob)**/.gitattributes"),
+    ).fields
+    files = {
+        path: Entry(meta.split()[1], meta.split()[3])
+        for meta, path in zip(attributes[0::2], attributes[1::2], strict=True)
+    }
+    with scratch_index(repository) as environment:
+        repository.run(
+            "update-index", "-z", "--index-info", stdin=index_lines(files), environment=environment
+        )
+        values = repository.attribute("filter", wanted, index=environment["GIT_INDEX_FILE"])
+    return {path for path, value in values.items() if value == FILTER}
+
+
+def changed_tensor_paths(
+    repository: Repository, base: str | None, heads: Iterable[str]
+) -> set[str]:
+    """The checkpoints and statistics that differ from ``base`` on any of the heads.
+
+    A branch may be the first to add ``.gitattributes``, so each head's own attributes count.
+    """
+    commits = list(heads)
+    changed: set[str] = set()
+    for head in commits:
+        changed |= differing(repository, base or EMPTY_TREE, head)
+    found: set[str] = set()
+    for head in commits:
+        found |= tensor_paths(repository, head, changed)
+    return found
+
+
+def same_file_system(first: Path, second: Path) -> bool:
+    """Whether a file can be renamed from one folder to the other."""
+    return os.stat(first).st_dev == os.stat(second).st_dev
