@@ -173,7 +173,8 @@ class MergeMethod:
     """``kernel(group, **options)``; pure, works in the group's dtype and on its device."""
     reference: str
     hyperparameters: tuple[Hyperparameter, ...] = ()
-    needs_base: bool = False
+    needs_base: Callable[[Mapping[str, Any]], bool] = lambda options: False
+    """Whether the base is needed under these options."""
     statistics: Callable[[Mapping[str, Any]], tuple[str, ...]] = lambda options: ()
     """The statistics needed under these options."""
     scalars: Callable[[Mapping[str, Any], int], tuple[WholeModelScalar, ...]] = (
