@@ -1,0 +1,205 @@
+"""Evaluation notes as text for people, as JSON for programs, and as a progress bar."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from gitmerge_eval.errors import EvaluationError
+from gitmerge_eval.records import EvaluationNote, TaskScore, canonical_json
+
+SCHEMA = 1
+COLUMNS = 78
+MODELS = ("merged", "pretrained", "individual", "multitask")
+STATUSES = ("held-in", "generalization")
+_NAME_WIDTH = 32
+_SCORE_WIDTHS = {"merged": 9, "pretrained": 12, "individual": 12, "multitask": 11}
+_DECIMALS = 4
+"""Scores are stored to 1e-4 of a percent: a hundredth of one example in a hundred thousand."""
+
+
+def note_table(note: EvaluationNote) -> str:
+    """The table that ``git log --notes=gitmerge-eval`` shows, at most 78 columns wide."""
+    lines = _wrapped(f"{note.benchmark}, {note.split} split, {note.metric}: {_origin(note)}")
+    lines += ["", " " * _NAME_WIDTH + "".join(f"{m:>{_SCORE_WIDTHS[m]}}" for m in MODELS)]
+    for status in STATUSES:
+        scores = [score for score in note.scores if score.status == status]
+        if not scores:
+            continue
+        lines.append(status)
+        lines += [
+            _row(score.task, {model: getattr(score, model) for model in MODELS}) for score in scores
+        ]
+        lines.append(_row("average", {model: note.average(status, model) for model in MODELS}))
+        ratio = note.normalised(status)
+        if ratio is not None:
+            reference = "individual" if status == "held-in" else "pretrained"
+            name = f"  normalised by {reference}"
+            lines.append(f"{name:<{_NAME_WIDTH}}{ratio:>{_SCORE_WIDTHS['merged']}.3f}")
+    for remark in note.remarks:
+        lines += _wrapped(f"note: {remark}")
+    return "\n".join(lines) + "\n"
+
+
+def _origin(note: EvaluationNote) -> str:
+    if note.method is None:
+        return note.path
+    options = ", ".join(f"{name}={_plain(value)}" for name, value in sorted(note.options.items()))
+    of = f" of {', '.join(note.constituents)}" if note.constituents else ""
+    return f"{note.method}{f' ({options})' if options else ''}{of}"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return ",".join(_plain(part) for part in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, COLUMNS, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _row(name: str, scores: Mapping[str, float | None]) -> str:
+    room = _NAME_WIDTH - 3
+    if len(name) > room:
+        # Both ends of a name such as 'road_transportation-quickdraw' carry its meaning.
+        half = (room - 1) // 2
+        name = f"{name[:half]}…{name[len(name) - half :]}"
+    cells = (
+        f"{'-' if value is None else format(value, '.2f'):>{_SCORE_WIDTHS[model]}}"
+        for model, value in scores.items()
+    )
+    return f"  {name:<{_NAME_WIDTH - 2}}" + "".join(cells)
+
+
+def note_record(note: EvaluationNote) -> dict[str, Any]:
+    """``note`` as a JSON object; what is unknown is left out."""
+    record = {
+        "schema": SCHEMA,
+        "kind": _kind(note.split),
+        "benchmark": note.benchmark,
+        "settings": dict(note.settings),
+        "metric": note.metric,
+        "split": note.split,
+        "evaluator_version": note.evaluator_version,
+        "path": note.path,
+        "checkpoint": note.checkpoint,
+        "method": note.method,
+        "options": dict(note.options),
+        "spec": note.spec,
+        "constituents": list(note.constituents),
+        "tasks": [_score_record(score) for score in note.scores],
+        "averages": {status: _averages(note, status) for status in STATUSES},
+        "seconds": round(note.seconds, 3),
+        "device": note.device,
+        "remarks": list(note.remarks),
+    }
+    return {key: value for key, value in record.items() if value is not None}
+
+
+def _kind(split: str) -> str:
+    # Part of a record's key in its note: one split's result never replaces another's.
+    return f"evaluation/{split}"
+
+
+def _score_record(score: TaskScore) -> dict[str, Any]:
+    values = {model: _rounded(getattr(score, model)) for model in MODELS}
+    record = {"task": score.task, "status": score.status, "data": score.fingerprint, **values}
+    return {key: value for key, value in record.items() if value is not None}
+
+
+def _averages(note: EvaluationNote, status: str) -> dict[str, float]:
+    values = {model: _rounded(note.average(status, model)) for model in MODELS}
+    values["normalised"] = _rounded(note.normalised(status))
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, _DECIMALS)
+
+
+def note_line(note: EvaluationNote) -> str:
+    """:func:`note_record` as one line of canonical JSON."""
+    return canonical_json(note_record(note))
+
+
+def note_from_record(record: Mapping[str, Any]) -> EvaluationNote:
+    """The note that :func:`note_record` made ``record`` from, its scores rounded to 1e-4.
+
+    Raises EvaluationError where the record is of another schema or is not a note of ours.
+    """
+    if record.get("schema") != SCHEMA:
+        raise EvaluationError(
+            f"an evaluation note has schema {record.get('schema')!r} and this version reads "
+            f"{SCHEMA}; upgrade gitmerge-eval, or run 'gitmerge-eval evaluate' to write it again"
+        )
+    try:
+        return EvaluationNote(
+            benchmark=record["benchmark"],
+            metric=record["metric"],
+            split=record["split"],
+            evaluator_version=record["evaluator_version"],
+            path=record["path"],
+            checkpoint=record["checkpoint"],
+            scores=tuple(
+                TaskScore(
+                    task=task["task"],
+                    status=task["status"],
+                    fingerprint=task["data"],
+                    merged=task["merged"],
+                    **{model: task.get(model) for model in MODELS[1:]},
+                )
+                for task in record["tasks"]
+            ),
+            settings=record["settings"],
+            method=record.get("method"),
+            options=record["options"],
+            spec=record.get("spec"),
+            constituents=tuple(record["constituents"]),
+            seconds=record["seconds"],
+            device=record["device"],
+            remarks=tuple(record["remarks"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise EvaluationError(
+            f"an evaluation note is malformed ({error}); run 'gitmerge-eval evaluate' to write it "
+            "again"
+        ) from error
+
+
+def summary(note: EvaluationNote) -> str:
+    """One line: ``held-in 81.25 (0.870 of individual), generalization 52.08 (1.131 of …)``."""
+    parts = []
+    for status, reference in zip(STATUSES, ("individual", "pretrained"), strict=True):
+        average, ratio = note.average(status), note.normalised(status)
+        if average is not None:
+            of = "" if ratio is None else f" ({ratio:.3f} of {reference})"
+            parts.append(f"{status} {average:.2f}{of}")
+    return ", ".join(parts)
+
+
+@contextmanager
+def evaluation_bar() -> Iterator[Callable[[str, float], None]]:
+    """A progress bar on standard error; call it with a label and the completed part, 0 to 1.
+
+    Shows nothing where standard error is not a terminal.
+    """
+    if not sys.stderr.isatty():
+        yield lambda label, completed: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("evaluating"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        cells = bar.add_task("starting", total=1.0)
+        yield lambda label, completed: bar.update(cells, description=label, completed=completed)
