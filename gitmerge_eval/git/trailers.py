@@ -1,0 +1,256 @@
+"""The provenance of a merge: the state that the strategy leaves, and the trailers of the commit."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from gitmerge_eval import __version__
+from gitmerge_eval.git.repository import Repository
+from gitmerge_eval.records import canonical_json
+
+METHOD = "Merge-Method"
+OPTIONS = "Merge-Options"
+BASE = "Merge-Base"
+CONSTITUENT = "Merge-Constituent"
+MODEL = "Merge-Model"
+SPEC = "Merge-Spec"
+TOOL = "Merge-Tool"
+KEYS = (METHOD, OPTIONS, BASE, CONSTITUENT, MODEL, SPEC, TOOL)
+
+STATE = "gitmerge-eval/state"
+"""Where the state is, below the work tree's git directory."""
+
+
+@dataclass(frozen=True)
+class NamedCommit:
+    """A constituent as the user named it."""
+
+    commit: str
+    name: str
+
+
+@dataclass(frozen=True)
+class MergedModel:
+    """A model that the strategy merged."""
+
+    path: str
+    blob: str
+    """Object id of the result's metadata blob."""
+    digest: str
+    """Digest of the MergeSpec."""
+
+
+@dataclass(frozen=True)
+class MergeTrailers:
+    """What the trailers of a merge commit say."""
+
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    bases: tuple[str, ...] = ()
+    constituents: tuple[tuple[str, str], ...] = ()
+    """(commit, name), in the order of the heads."""
+    models: tuple[tuple[str, str], ...] = ()
+    """(blob, path)."""
+    specs: tuple[tuple[str, str], ...] = ()
+    """(digest, path)."""
+    tool: str = f"gitmerge-eval {__version__}"
+
+    def lines(self) -> tuple[str, ...]:
+        """The trailers as lines ``Key: value``, ready for a MergeState."""
+        return (
+            f"{METHOD}: {self.method}",
+            f"{OPTIONS}: {canonical_json(self.options)}",
+            *(f"{BASE}: {commit}" for commit in self.bases),
+            *(f"{CONSTITUENT}: {commit} {quoted(name)}" for commit, name in self.constituents),
+            *(f"{MODEL}: {blob} {quoted(path)}" for blob, path in self.models),
+            *(f"{SPEC}: {digest} {quoted(path)}" for digest, path in self.specs),
+            f"{TOOL}: {self.tool}",
+        )
+
+    @classmethod
+    def of(cls, pairs: list[tuple[str, str]]) -> MergeTrailers | None:
+        """The record that the pairs spell, or None where they name no method or are torn."""
+
+        def values(key: str) -> list[str]:
+            return [value for name, value in pairs if name.lower() == key.lower()]
+
+        def named(key: str) -> tuple[tuple[str, str], ...]:
+            parts = (value.partition(" ") for value in values(key))
+            return tuple((first, unquoted(rest)) for first, _, rest in parts)
+
+        method = values(METHOD)
+        if not method:
+            return None
+        try:
+            options = json.loads((values(OPTIONS) or ["{}"])[-1])
+            if not isinstance(options, dict):
+                return None
+            return cls(
+                method=method[-1],
+                options=options,
+                bases=tuple(values(BASE)),
+                constituents=named(CONSTITUENT),
+                models=named(MODEL),
+                specs=named(SPEC),
+                tool=(values(TOOL) or [""])[-1],
+            )
+        except ValueError:
+            return None
+
+
+@dataclass(frozen=True)
+class MergeState:
+    """What the strategy leaves for the hooks: which merge is under way and what it was made of."""
+
+    head: str
+    remotes: tuple[str, ...]
+    """The other heads, in the order of MERGE_HEAD."""
+    trailers: tuple[str, ...]
+    """Lines ``Key: value``."""
+    constituents: tuple[NamedCommit, ...] = ()
+    models: tuple[MergedModel, ...] = ()
+    squash: bool = False
+    """Set by post-merge: a strategy cannot see ``--squash``."""
+
+
+def quoted(name: str) -> str:
+    """``name`` as it stands in a trailer: as it is, or as a JSON string where it would tear one."""
+    plain = name.isprintable() and name == name.strip() and not name.startswith('"') and name != ""
+    return name if plain else json.dumps(name)
+
+
+def unquoted(text: str) -> str:
+    """The name that :func:`quoted` wrote; ValueError for a broken JSON string."""
+    if not text.startswith('"'):
+        return text
+    name = json.loads(text)
+    if not isinstance(name, str):
+        raise ValueError(f"{text!r} is not a name")
+    return name
+
+
+def write_state(repository: Repository, state: MergeState) -> None:
+    """Store the state for the hooks, whole or not at all."""
+    path = repository.path(STATE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_text(
+        canonical_json(asdict(state)) + "\n", encoding="utf-8", errors="surrogateescape"
+    )
+    os.replace(temporary, path)
+
+
+def read_state(repository: Repository) -> MergeState | None:
+    """The state of the merge under way, or None where there is none or it is unreadable."""
+    try:
+        text = repository.path(STATE).read_text(encoding="utf-8", errors="surrogateescape")
+        fields = json.loads(text)
+        return MergeState(
+            head=fields["head"],
+            remotes=tuple(fields["remotes"]),
+            trailers=tuple(fields["trailers"]),
+            constituents=tuple(NamedCommit(**item) for item in fields["constituents"]),
+            models=tuple(MergedModel(**item) for item in fields["models"]),
+            squash=fields["squash"],
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def remove_state(repository: Repository) -> None:
+    """Forget the merge under way."""
+    repository.path(STATE).unlink(missing_ok=True)
+
+
+def mark_squash(repository: Repository, state: MergeState) -> None:
+    """Remember that the merge is to become a squashed commit."""
+    write_state(repository, replace(state, squash=True))
+
+
+def merge_heads(repository: Repository) -> tuple[str, ...]:
+    """The commits in MERGE_HEAD, none where no merge waits to be committed."""
+    try:
+        return tuple(repository.path("MERGE_HEAD").read_text().split())
+    except FileNotFoundError:
+        return ()
+
+
+def is_current(repository: Repository, state: MergeState) -> bool:
+    """Whether the commit that is being made is the merge that ``state`` describes."""
+    if repository.run("rev-parse", "--verify", "HEAD", check=False).text != state.head:
+        return False
+    heads = merge_heads(repository)
+    if heads:
+        return heads == state.remotes
+    return state.squash and repository.path("SQUASH_MSG").exists()
+
+
+def apply_trailers(
+    message_file: str | os.PathLike[str], state: MergeState, repository: Repository
+) -> bool:
+    """Put the state's trailers into a commit message, in the place of older ones.
+
+    A model that is in the index with other content than the strategy gave it (the user resolved
+    it by hand) loses its lines; where no model is left the message stays as it is. Returns
+    whether trailers were written.
+    """
+    lines = _true_lines(state, repository)
+    if not lines:
+        return False
+    path = Path(message_file)
+    # Latin-1 is reversible for any bytes: a message may be in any encoding.
+    text = path.read_bytes().decode("latin-1")
+    kept = [line for line in text.split("\n") if not line.startswith(tuple(f"{k}:" for k in KEYS))]
+    text = "\n".join(kept)
+    if text and not text.endswith("\n"):
+        # Without it Git 2.39 glues the first trailer to the title.
+        text += "\n"
+    path.write_bytes(text.encode("latin-1"))
+    repository.run(
+        "interpret-trailers",
+        "--in-place",
+        "--no-divider",
+        "--where=end",
+        "--if-exists=addIfDifferent",
+        "--if-missing=add",
+        *(argument for line in lines for argument in ("--trailer", line)),
+        os.fspath(path.absolute()),
+    )
+    return True
+
+
+def _true_lines(state: MergeState, repository: Repository) -> list[str]:
+    replaced = {m.path for m in state.models if repository.blob_id("", m.path) != m.blob}
+    if state.models and len(replaced) == len(state.models):
+        return []
+    lines = []
+    for line in state.trailers:
+        key, _, value = line.partition(": ")
+        if key in (MODEL, SPEC) and unquoted(value.partition(" ")[2]) in replaced:
+            continue
+        lines.append(line)
+    return lines
+
+
+def parse(repository: Repository, commit: str) -> list[tuple[str, str]]:
+    """The (key, value) pairs of a commit's trailers, in order; GitError for an unknown commit."""
+    done = repository.run(
+        "log", "-1", "--no-show-signature", "--encoding=UTF-8",
+        "--format=%(trailers:only=true,unfold=true,separator=%x00)", commit, "--",
+    )  # fmt: skip
+    pairs = []
+    for line in done.fields:
+        key, found, value = line.rstrip("\n").partition(":")
+        if found:
+            pairs.append((key.strip(), value.strip()))
+    return pairs
+
+
+def read(repository: Repository, commit: str) -> MergeTrailers | None:
+    """What a commit says about the model merge that it is, or None where it is none."""
+    return MergeTrailers.of(parse(repository, commit))
