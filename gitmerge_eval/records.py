@@ -346,13 +346,18 @@ class Benchmark:
     evaluator_version: str
     """Raised when the same checkpoint and data may score differently."""
     evaluate: Callable[..., Mapping[str, float]]
-    """``evaluate(checkpoint: Path, tasks: Sequence[str], *, split, device, progress) -> task ->
-    score in percent``; ``progress(task, done, total)`` is called as examples are done."""
-    fingerprint: Callable[[str, str], str]
-    """``fingerprint(task, split)``: a digest of that cell's data."""
+    """``evaluate(checkpoint: Path, tasks: Sequence[str], *, settings, split, device, progress) ->
+    task -> score in percent``; ``progress(task, done, total)`` is called as examples are done.
+    ``settings`` are what a repository's ``benchmark.toml`` says beside the benchmark's name, here
+    and below (``{'seed': 0}``: which data were drawn); left out, the benchmark's defaults."""
+    fingerprint: Callable[..., str]
+    """``fingerprint(task, split, settings)``: a digest of that cell's data."""
     collect: Callable[..., StatisticFile]
-    """``collect(kind, checkpoint: Path, task, *, options, device, progress) -> StatisticFile``."""
+    """``collect(kind, checkpoint: Path, task, *, options, settings, device, progress) ->
+    StatisticFile``; ``progress(done, total)`` examples."""
     build: Callable[..., object] | None = None
+    """``build(directory: Path, *, settings, progress) -> benchmarks.BuiltModels``: trains the
+    repository's models into plain files; ``progress(what, done, total)``."""
     reference: str = ""
 
     def task(self, name: str) -> Task:

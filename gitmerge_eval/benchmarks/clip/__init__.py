@@ -1,0 +1,1 @@
+"""The open_clip family: a CLIP model whose text embeddings are the frozen classifier."""

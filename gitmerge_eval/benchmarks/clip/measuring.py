@@ -1,0 +1,142 @@
+"""Fisher and Gram statistics of an open_clip model's vision tower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gitmerge_eval.benchmarks.clip import model as clip
+from gitmerge_eval.benchmarks.clip.grid import Grid
+from gitmerge_eval.errors import UnknownName
+from gitmerge_eval.records import StatisticFile
+from gitmerge_eval.statistics import fisher, gram
+
+Progress = Callable[[int, int], object]
+"""``progress(done, total)`` examples."""
+BATCH = 64
+
+
+def vision_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The vision tower's parameters under the names that they have in the checkpoint."""
+    return {name: p for name, p in model.named_parameters() if name.startswith("visual.")}
+
+
+def fisher_diagonal(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    *,
+    sampled: torch.Generator | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Tensor]:
+    """The Fisher diagonal of each vision parameter.
+
+    ``images`` uint8 (n, side, side, 3), ``labels`` (n,), ``weights`` (classes, embed). With
+    ``sampled`` the labels are drawn from the model's own distribution instead.
+    """
+
+    def loss(parameters: Mapping[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        encoded = torch.func.functional_call(model, dict(parameters), (image[None], None))[0]
+        scale: Any = model.logit_scale
+        return nn.functional.cross_entropy(scale.exp() * encoded @ weights.T, label[None])
+
+    state = fisher.FisherState()
+    for start in range(0, len(images), BATCH):
+        rows = slice(start, start + BATCH)
+        pictures, targets = clip.normalised(images[rows]), labels[rows]
+        if sampled is not None:
+            with torch.no_grad():
+                likely = clip.logits(model, pictures, weights).softmax(1).cpu()
+            targets = torch.multinomial(likely, 1, generator=sampled)[:, 0].to(labels.device)
+        fisher.update(state, loss, vision_parameters(model), (pictures, targets))
+        if progress:
+            progress(state.examples, len(images))
+    return fisher.compute(state)
+
+
+def gram_matrices(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    convolutions: bool = False,
+    progress: Progress | None = None,
+) -> gram.GramState:
+    """The sums of input outer products of each linear map in the vision tower."""
+    recorder = gram.Recorder(
+        vision_parameters(model), convolutions=convolutions, dtype=torch.float64
+    )
+    encode: Callable[..., Tensor] = model.encode_image  # type: ignore[assignment]
+    with gram.recording(recorder):
+        for start in range(0, len(images), BATCH):
+            encode(clip.normalised(images[start : start + BATCH]))
+            if progress:
+                progress(min(start + BATCH, len(images)), len(images))
+    return recorder.state
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "fisher": {"examples": None, "sampled": False, "sampling_seed": 0},
+    "gram": {"examples": None, "convolutions": False},
+}
+"""kind -> its options with their defaults; ``examples`` limits how many are used."""
+
+
+def collect(
+    grid: Grid,
+    kind: str,
+    checkpoint: Path,
+    task: str,
+    *,
+    options: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> StatisticFile:
+    """The statistic of a checkpoint on its task's training pictures.
+
+    Raises UnknownName for a kind that needs no data or does not exist, and for unknown options.
+    """
+    if kind not in OPTIONS:
+        raise UnknownName.among(f"statistic that benchmark '{grid.name}' collects", kind, OPTIONS)
+    for option in options or {}:
+        if option not in OPTIONS[kind]:
+            raise UnknownName.among(f"option of statistic '{kind}'", option, OPTIONS[kind])
+    chosen = OPTIONS[kind] | dict(options or {})
+    split = str(grid.recipe["statistics"]["split"])
+    images, labels = (t.to(device) for t in _thinned(*grid.cell(task, split), chosen["examples"]))
+    model = clip.load(checkpoint, grid.configuration, device)
+    tokens = len(images)
+    if kind == "fisher":
+        weights = clip.classifier(model, grid.prompts, grid.configuration, device)
+        seeded = torch.Generator().manual_seed(chosen["sampling_seed"])
+        sampled = seeded if chosen["sampled"] else None
+        tensors = fisher_diagonal(
+            model, images, labels, weights, sampled=sampled, progress=progress
+        )
+        layout: dict[str, dict[str, Any]] = {name: {"key": name} for name in tensors}
+    else:
+        state = gram_matrices(model, images, convolutions=chosen["convolutions"], progress=progress)
+        tensors, layout = gram.compute(state)
+        tokens = max(state.tokens.values())
+    return StatisticFile(
+        kind=kind,
+        tensors={name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
+        layout=layout,
+        examples=len(images),
+        tokens=tokens,
+        data=f"{grid.name}/{task}:{split}",
+        fingerprint=grid.fingerprint(task, split),
+        options=chosen,
+    )
+
+
+def _thinned(images: Tensor, labels: Tensor, examples: int | None) -> tuple[Tensor, Tensor]:
+    """At most ``examples`` of them, spread evenly over the classes."""
+    if examples is None or examples >= len(images):
+        return images, labels
+    rows = torch.arange(examples) * len(images) // examples
+    return images[rows], labels[rows]

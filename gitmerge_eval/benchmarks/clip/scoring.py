@@ -1,0 +1,38 @@
+"""Accuracy of a checkpoint on cells of the grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from gitmerge_eval.benchmarks.clip import model as clip
+from gitmerge_eval.benchmarks.clip.grid import Grid
+
+TaskProgress = Callable[[str, int, int], object]
+"""``progress(task, done, total)`` examples."""
+
+
+def evaluate(
+    grid: Grid,
+    checkpoint: Path,
+    tasks: Sequence[str],
+    *,
+    split: str = "test",
+    device: str = "cpu",
+    progress: TaskProgress | None = None,
+) -> dict[str, float]:
+    """Accuracy in percent by task: the share whose nearest vector, of all classes, is right."""
+    for task in tasks:
+        grid.task(task)
+    model = clip.load(checkpoint, grid.configuration, device)
+    weights = clip.classifier(model, grid.prompts, grid.configuration, device)
+    scores = {}
+    for task in tasks:
+        images, labels = grid.cell(task, split)
+        if progress:
+            progress(task, 0, len(labels))
+        right = clip.correct(model, images.to(device), labels.to(device), weights)
+        scores[task] = 100.0 * right / len(labels)
+        if progress:
+            progress(task, len(labels), len(labels))
+    return scores
