@@ -12,6 +12,8 @@ from gitmerge_eval.errors import EvaluationError
 from gitmerge_eval.records import EvaluationNote, TaskScore, canonical_json
 
 SCHEMA = 1
+KIND = "evaluation/"
+"""A record's kind is this and the split."""
 COLUMNS = 78
 MODELS = ("merged", "pretrained", "individual", "multitask")
 STATUSES = ("held-in", "generalization")
@@ -79,7 +81,8 @@ def note_record(note: EvaluationNote) -> dict[str, Any]:
     """``note`` as a JSON object; what is unknown is left out."""
     record = {
         "schema": SCHEMA,
-        "kind": _kind(note.split),
+        # Part of a record's key in its note: one split's result never replaces another's.
+        "kind": KIND + note.split,
         "benchmark": note.benchmark,
         "settings": dict(note.settings),
         "metric": note.metric,
@@ -98,11 +101,6 @@ def note_record(note: EvaluationNote) -> dict[str, Any]:
         "remarks": list(note.remarks),
     }
     return {key: value for key, value in record.items() if value is not None}
-
-
-def _kind(split: str) -> str:
-    # Part of a record's key in its note: one split's result never replaces another's.
-    return f"evaluation/{split}"
 
 
 def _score_record(score: TaskScore) -> dict[str, Any]:

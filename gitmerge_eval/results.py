@@ -23,15 +23,16 @@ _CREATE = """
 CREATE TABLE IF NOT EXISTS scores (
     checkpoint TEXT NOT NULL, benchmark TEXT NOT NULL, settings TEXT NOT NULL,
     task TEXT NOT NULL, split TEXT NOT NULL, evaluator_version TEXT NOT NULL,
-    fingerprint TEXT NOT NULL, score REAL NOT NULL, recorded TEXT NOT NULL,
+    fingerprint TEXT NOT NULL, value REAL NOT NULL, seconds REAL NOT NULL, device TEXT NOT NULL,
+    recorded TEXT NOT NULL,
     PRIMARY KEY (checkpoint, benchmark, settings, task, split, evaluator_version, fingerprint)
 ) WITHOUT ROWID
 """
 _FIND = """
-SELECT score FROM scores WHERE checkpoint = ? AND benchmark = ? AND settings = ? AND task = ?
-AND split = ? AND evaluator_version = ? AND fingerprint = ?
+SELECT value, seconds, device FROM scores WHERE checkpoint = ? AND benchmark = ? AND settings = ?
+AND task = ? AND split = ? AND evaluator_version = ? AND fingerprint = ?
 """
-_STORE = "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, datetime('now'))"
+_STORE = "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, datetime('now'))"
 
 
 @dataclass(frozen=True)
@@ -50,26 +51,35 @@ class ScoreKey:
     """The digest of the task's data."""
 
 
+@dataclass(frozen=True)
+class Score:
+    """A computed score, and what it took."""
+
+    value: float
+    seconds: float
+    device: str
+
+
 class Results:
     """An open cache; made by :func:`open_results`."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
-    def find(self, keys: Sequence[ScoreKey]) -> dict[ScoreKey, float]:
+    def find(self, keys: Sequence[ScoreKey]) -> dict[ScoreKey, Score]:
         """The known ones among ``keys`` with their scores."""
         known = {}
         for key in keys:
             row = self._connection.execute(_FIND, astuple(key)).fetchone()
             if row is not None:
-                known[key] = float(row[0])
+                known[key] = Score(*row)
         return known
 
-    def store(self, scores: Mapping[ScoreKey, float]) -> None:
+    def store(self, scores: Mapping[ScoreKey, Score]) -> None:
         """Remember ``scores``, all or none of them."""
         with self._connection:
             self._connection.executemany(
-                _STORE, [(*astuple(key), score) for key, score in scores.items()]
+                _STORE, [(*astuple(key), *astuple(score)) for key, score in scores.items()]
             )
 
 

@@ -1,0 +1,306 @@
+"""Evaluate a model of the repository on its benchmark: held-in, generalization, baselines.
+
+The code that evaluates is an installed benchmark, found by name; no file of a branch is imported
+or run, and no checkpoint is ever checked out.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gitmerge_eval import reporting
+from gitmerge_eval.errors import CheckpointError, EvaluationError
+from gitmerge_eval.git import notes
+from gitmerge_eval.git.repository import Repository
+from gitmerge_eval.records import EvaluationNote, TaskScore, canonical_json
+from gitmerge_eval.results import Results, Score, ScoreKey, open_results
+from gitmerge_eval.subjects import Model, Subject, models_of, subject_at
+
+FOLDER = "gitmerge-eval"
+"""Where evaluation keeps its files, below the git directory that all work trees share."""
+STALE_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an evaluation is."""
+
+    model: str
+    """'merged', 'pretrained', 'multitask', or a constituent's name."""
+    task: str
+    completed: float
+    """The part of what has to be computed that is done, 0 to 1."""
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+def evaluate(
+    repository: Repository,
+    revision: str = "HEAD",
+    *,
+    split: str = "test",
+    device: str = "auto",
+    progress: ProgressCallback | None = None,
+    force: bool = False,
+    tasks: Sequence[str] | None = None,
+    checkpoint: str | None = None,
+    write_note: bool = True,
+) -> EvaluationNote:
+    """Evaluate the model at ``revision``; unless told otherwise, write the note of that commit.
+
+    A merge of ours is evaluated on the tasks of its constituents (held-in) and on the other cells
+    of the grid that these span (generalization), and so are its baselines. Any other model is
+    evaluated on the tasks of all constituents that its tree declares, or on ``tasks``.
+    ``checkpoint`` says which model, where the constituents have several. Known scores come from
+    the cache unless ``force``.
+
+    Raises EvaluationError where the repository declares no benchmark or no constituent, names an
+    unknown benchmark or task, or the benchmark fails; CheckpointError where the model cannot be
+    read; GitError for an unknown revision.
+    """
+    subject = subject_at(repository, revision, tasks, checkpoint)
+    models, remarks = models_of(repository, subject)
+    with open_results(results_path(repository)) as results:
+        scorer = _Scorer(repository, subject, split, device, results, force)
+        scorer.score(models, progress or (lambda step: None))
+    note = _note(subject, models, scorer, tuple(remarks + scorer.remarks))
+    if write_note:
+        notes.write(
+            repository, subject.commit, reporting.note_table(note), reporting.note_record(note)
+        )
+    return note
+
+
+def show(repository: Repository, revision: str = "HEAD") -> tuple[EvaluationNote, ...]:
+    """The evaluations that the note of ``revision`` records, latest last; empty without a note.
+
+    Raises GitError for an unknown revision and EvaluationError for a record of another schema.
+    """
+    text = notes.read(repository, repository.commit(revision)) or ""
+    return tuple(
+        reporting.note_from_record(record)
+        for record in notes.records(text)
+        if str(record.get("kind", "")).startswith(reporting.KIND)
+    )
+
+
+def after_merge(repository: Repository) -> None:
+    """What the post-merge hook calls: evaluate HEAD as the key merge-eval.evaluate says.
+
+    Never raises for an evaluation that fails: the merge stands, and a line on standard error says
+    what went wrong and how to evaluate by hand.
+    """
+    from gitmerge_eval import evaluation_job
+
+    evaluation_job.after_merge(repository)
+
+
+def results_path(repository: Repository) -> Path:
+    """The cache of scores, shared by all work trees."""
+    return repository.common_directory / FOLDER / "results.sqlite"
+
+
+@dataclass
+class _Scorer:
+    """Scores models on tasks: from the cache, else by the benchmark, one checkpoint at a time."""
+
+    repository: Repository
+    subject: Subject
+    split: str
+    device: str
+    results: Results
+    force: bool
+    scores: dict[tuple[str, str], Score] = field(default_factory=dict)
+    """(blob, task) -> score."""
+    remarks: list[str] = field(default_factory=list)
+    fingerprints: dict[str, str] = field(default_factory=dict)
+
+    def score(self, models: Sequence[Model], progress: ProgressCallback) -> None:
+        """Fill ``scores``; a baseline that cannot be read becomes a remark."""
+        settings = self.subject.declaration.settings
+        self.fingerprints = {
+            task: self.subject.benchmark.fingerprint(task, self.split, settings=settings)
+            for task in self.subject.tasks
+        }
+        missing = self._missing(models)
+        total = sum(len(tasks) for _, tasks in missing)
+        done = 0
+        for model, tasks in missing:
+            relay = _relay(model.label, done, total, progress)
+            try:
+                self._compute(model, tasks, relay)
+            except CheckpointError as error:
+                if model.role == "merged":
+                    raise error.within(f"the model of {self.subject.commit[:10]}") from error
+                self.remarks.append(f"no scores of {model.label}: {error}")
+            done += len(tasks)
+
+    def _missing(self, models: Sequence[Model]) -> list[tuple[Model, tuple[str, ...]]]:
+        """Each distinct checkpoint with the tasks that the cache does not know."""
+        wanted: dict[str, tuple[Model, dict[str, None]]] = {}
+        for model in models:
+            _, tasks = wanted.setdefault(model.blob, (model, {}))
+            tasks.update(dict.fromkeys(model.tasks))
+        missing = []
+        for model, tasks in wanted.values():
+            keys = {task: self._key(model.blob, task) for task in tasks}
+            known = {} if self.force else self.results.find(list(keys.values()))
+            self.scores |= {(model.blob, t): known[k] for t, k in keys.items() if k in known}
+            unknown = tuple(task for task, key in keys.items() if key not in known)
+            if unknown:
+                missing.append((model, unknown))
+        return missing
+
+    def _compute(
+        self, model: Model, tasks: tuple[str, ...], relay: Callable[[str, int, int], None]
+    ) -> None:
+        device = _resolved(self.device)
+        with _materialised(self.repository, model.blob, self.subject.path) as file:
+            start = time.perf_counter()
+            found = self.subject.benchmark.evaluate(
+                file,
+                tasks,
+                split=self.split,
+                device=device,
+                progress=relay,
+                settings=self.subject.declaration.settings,
+            )
+            seconds = (time.perf_counter() - start) / len(tasks)
+        values = {task: _finite(found, task, self.subject.benchmark.name) for task in tasks}
+        scores = {task: Score(value, seconds, device) for task, value in values.items()}
+        self.results.store({self._key(model.blob, task): score for task, score in scores.items()})
+        self.scores |= {(model.blob, task): score for task, score in scores.items()}
+
+    def _key(self, blob: str, task: str) -> ScoreKey:
+        return ScoreKey(
+            checkpoint=blob,
+            benchmark=self.subject.benchmark.name,
+            settings=canonical_json(dict(self.subject.declaration.settings)),
+            task=task,
+            split=self.split,
+            evaluator_version=self.subject.benchmark.evaluator_version,
+            fingerprint=self.fingerprints[task],
+        )
+
+
+def _relay(
+    label: str, before: int, total: int, progress: ProgressCallback
+) -> Callable[[str, int, int], None]:
+    """A benchmark's ``progress(task, done, total)`` as our own."""
+    parts: dict[str, float] = {}
+
+    def report(task: str, done: int, size: int) -> None:
+        parts[task] = done / size if size else 1.0
+        progress(Progress(label, task, (before + sum(parts.values())) / total))
+
+    return report
+
+
+def _finite(found: Mapping[str, float], task: str, benchmark: str) -> float:
+    if task not in found:
+        raise EvaluationError(
+            f"benchmark '{benchmark}' gave no score for the task '{task}'; report it to its authors"
+        )
+    value = float(found[task])
+    if not math.isfinite(value):
+        raise EvaluationError(
+            f"benchmark '{benchmark}' gave {value} for the task '{task}'; look for weights that "
+            "are not finite"
+        )
+    return value
+
+
+def _resolved(device: str) -> str:
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def _materialised(repository: Repository, blob: str, path: str) -> Iterator[Path]:
+    """The checkpoint whose metadata blob is ``blob`` as a file that lasts as long as the context.
+
+    In the git directory, not in the system's temporary folder: models are large, and that one may
+    be in memory.
+    """
+    from gitmerge_eval.checkpoints.checkpoint import smudge
+    from gitmerge_eval.checkpoints.lfs import ObjectStore
+
+    parent = repository.common_directory / FOLDER / "evaluated"
+    parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(parent)
+    folder = Path(tempfile.mkdtemp(dir=parent))
+    try:
+        file = folder / Path(path).name
+        smudge(repository.blob(blob), ObjectStore(repository), file)
+        yield file
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_stale(parent: Path) -> None:
+    """What processes that were killed left there."""
+    for folder in parent.iterdir():
+        try:
+            if time.time() - folder.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+        except FileNotFoundError:
+            continue
+
+
+def _note(
+    subject: Subject, models: Sequence[Model], scorer: _Scorer, remarks: tuple[str, ...]
+) -> EvaluationNote:
+    def value(role: str, task: str) -> float | None:
+        known = [
+            scorer.scores[model.blob, task].value
+            for model in models
+            if model.role == role and (model.blob, task) in scorer.scores and task in model.tasks
+        ]
+        # Two constituents may be of one task: the better one is what merging has to match.
+        return max(known, default=None)
+
+    def scores(status: str, tasks: Sequence[str]) -> Iterator[TaskScore]:
+        for task in tasks:
+            yield TaskScore(
+                task=task,
+                status=status,
+                merged=scorer.scores[subject.blob, task].value,
+                pretrained=value("pretrained", task),
+                individual=value("individual", task),
+                multitask=value("multitask", task),
+                fingerprint=scorer.fingerprints[task],
+            )
+
+    merge = subject.merge
+    specs = {path: digest for digest, path in merge.specs} if merge else {}
+    return EvaluationNote(
+        benchmark=subject.benchmark.name,
+        metric=subject.benchmark.metric,
+        split=scorer.split,
+        evaluator_version=subject.benchmark.evaluator_version,
+        path=subject.path,
+        checkpoint=subject.blob,
+        scores=(
+            *scores("held-in", subject.held_in),
+            *scores("generalization", subject.generalization),
+        ),
+        settings=subject.declaration.settings,
+        method=merge.method if merge else None,
+        options=merge.options if merge else {},
+        spec=specs.get(subject.path),
+        constituents=tuple(leaf.declaration.name for leaf in subject.leaves),
+        seconds=sum(score.seconds for score in scorer.scores.values()),
+        device=scorer.scores[subject.blob, subject.tasks[0]].device,
+        remarks=remarks,
+    )

@@ -1,0 +1,242 @@
+"""What an evaluation is about: which model, which tasks, which other models beside it.
+
+A merge of ours names its constituents in its trailers, and each constituent's own commit declares
+its task. What the trailers cannot say (they may be copied to another commit) does not count: a
+merge is ours where the model in its tree is the one that the trailers record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from gitmerge_eval.declarations import (
+    BENCHMARK_FILE,
+    BenchmarkDeclaration,
+    ConstituentDeclaration,
+    benchmark_at,
+    constituent,
+    constituent_blobs,
+)
+from gitmerge_eval.errors import EvaluationError, GitError, UnknownName
+from gitmerge_eval.git import trailers
+from gitmerge_eval.git.repository import Repository
+from gitmerge_eval.git.trailers import MergeTrailers
+from gitmerge_eval.records import Benchmark
+
+MODEL_FILE = "model.safetensors"
+"""The checkpoint where no constituent says which."""
+MULTITASK_KEY = "merge-eval.multitask"
+MULTITASK_BRANCHES = ("refs/heads/multitask", "refs/remotes/origin/multitask")
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A constituent that is no merge itself, and what its branch declares."""
+
+    commit: str
+    declaration: ConstituentDeclaration
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model to evaluate, and its tasks."""
+
+    commit: str
+    path: str
+    blob: str
+    merge: MergeTrailers | None
+    leaves: tuple[Leaf, ...]
+    benchmark: Benchmark
+    declaration: BenchmarkDeclaration
+    held_in: tuple[str, ...]
+    generalization: tuple[str, ...]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Held-in tasks in the order of the constituents, then the others in grid order."""
+        return self.held_in + self.generalization
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint, the part it plays ('merged' or a baseline), and the tasks to score it on."""
+
+    role: str
+    label: str
+    blob: str
+    tasks: tuple[str, ...]
+
+
+def merge_of_ours(repository: Repository, commit: str) -> MergeTrailers | None:
+    """The trailers of a merge whose recorded model is the one in its tree, else None."""
+    merge = trailers.read(repository, commit)
+    if merge is None:
+        return None
+    true = any(repository.blob_id(commit, path) == blob for blob, path in merge.models)
+    return merge if true else None
+
+
+def subject_at(
+    repository: Repository,
+    revision: str,
+    tasks: Sequence[str] | None = None,
+    checkpoint: str | None = None,
+) -> Subject:
+    """The model at ``revision`` with the tasks of its constituents, or with ``tasks``.
+
+    Raises EvaluationError where the benchmark, a constituent, a task or the checkpoint is missing
+    or unknown, and GitError for an unknown revision.
+    """
+    commit = repository.commit(revision)
+    declaration = benchmark_at(repository, commit)
+    if declaration is None:
+        raise EvaluationError(
+            f"'{revision}' has no {BENCHMARK_FILE}, so there is nothing to evaluate it on; commit "
+            "one with a line 'name = \"<benchmark>\"'"
+        )
+    benchmark = _benchmark(declaration.name, revision)
+    leaves: tuple[Leaf, ...] = ()
+    path = checkpoint or MODEL_FILE
+    if tasks is None:
+        found = tuple(_leaves(repository, commit, revision, None))
+        path = _path(found, checkpoint, revision)
+        leaves = tuple(leaf for leaf in found if leaf.declaration.checkpoint == path)
+        for leaf in leaves:
+            _check(leaf, declaration, revision)
+        tasks = [leaf.declaration.task for leaf in leaves]
+    blob = repository.blob_id(commit, path)
+    if blob is None:
+        raise EvaluationError(f"'{revision}' has no checkpoint '{path}'; name another revision")
+    held_in = tuple(dict.fromkeys(tasks))
+    return Subject(
+        commit, path, blob, merge_of_ours(repository, commit), leaves, benchmark, declaration,
+        held_in, _spanned(benchmark, held_in),
+    )  # fmt: skip
+
+
+def models_of(repository: Repository, subject: Subject) -> tuple[list[Model], list[str]]:
+    """The subject's model and, for a merge, its baselines; and what is missing of these, in words.
+
+    The baselines are the pretrained model (the merge's base), each constituent on its own task,
+    and the multitask model: the branch 'multitask', here or at origin, or the revision in the
+    configuration key merge-eval.multitask.
+    """
+    models = [Model("merged", "merged", subject.blob, subject.tasks)]
+    remarks: list[str] = []
+    if subject.merge is None:
+        return models, remarks
+    base = subject.merge.bases[0] if subject.merge.bases else None
+    multitask = _multitask(repository, remarks)
+    for role, commit in (("pretrained", base), ("multitask", multitask)):
+        if commit is None:
+            continue
+        blob = repository.blob_id(commit, subject.path)
+        if blob is None:
+            remarks.append(f"the {role} model ({commit[:10]}) has no '{subject.path}'")
+        else:
+            models.append(Model(role, role, blob, subject.tasks))
+    for leaf in subject.leaves:
+        name = leaf.declaration.name
+        blob = repository.blob_id(leaf.commit, subject.path)
+        if blob is None:
+            remarks.append(f"constituent '{name}' has no '{subject.path}'")
+        else:
+            models.append(Model("individual", name, blob, (leaf.declaration.task,)))
+    return models, remarks
+
+
+def _benchmark(name: str, revision: str) -> Benchmark:
+    from gitmerge_eval import benchmarks
+
+    try:
+        return benchmarks.get(name)
+    except UnknownName as error:
+        raise EvaluationError(
+            f"{BENCHMARK_FILE} at '{revision}': {error}; install the package that provides it"
+        ) from error
+
+
+def _check(leaf: Leaf, declaration: BenchmarkDeclaration, revision: str) -> None:
+    own = leaf.declaration
+    if own.benchmark != declaration.name:
+        raise EvaluationError(
+            f"constituent '{own.name}' is of the benchmark '{own.benchmark}', and "
+            f"{BENCHMARK_FILE} at '{revision}' names '{declaration.name}'; correct '{own.path}' on "
+            "its branch"
+        )
+
+
+def _spanned(benchmark: Benchmark, held_in: Sequence[str]) -> tuple[str, ...]:
+    try:
+        return tuple(task.name for task in benchmark.generalization(held_in))
+    except UnknownName as error:
+        raise EvaluationError(
+            f"{error}; correct 'task' in the constituent's file constituents/<name>.toml"
+        ) from error
+
+
+def _leaves(repository: Repository, commit: str, name: str, base: str | None) -> Iterator[Leaf]:
+    """The constituents that ``commit`` is made of; of a merge of merges, those of all of them."""
+    merge = merge_of_ours(repository, commit)
+    if merge is not None and merge.constituents:
+        origin = merge.bases[0] if merge.bases else None
+        for part, part_name in merge.constituents:
+            yield from _leaves(repository, part, part_name, origin)
+        return
+    for path, blob in _own_declarations(repository, commit, name, base).items():
+        yield Leaf(commit, constituent(repository, blob, f"'{path}' of '{name}'"))
+
+
+def _own_declarations(
+    repository: Repository, commit: str, name: str, base: str | None
+) -> Mapping[str, str]:
+    present = constituent_blobs(repository, commit)
+    if not present:
+        raise EvaluationError(
+            f"'{name}' ({commit[:10]}) declares no task; commit a file constituents/<name>.toml "
+            "with name, benchmark, task and checkpoint on its branch"
+        )
+    if base is None:
+        return present
+    # A branch that started from another model carries that model's files too.
+    for stem in (name, name.rsplit("/", 1)[-1]):
+        path = f"constituents/{stem}.toml"
+        if path in present:
+            return {path: present[path]}
+    inherited = constituent_blobs(repository, base)
+    own = {path: blob for path, blob in present.items() if inherited.get(path) != blob}
+    return own or present
+
+
+def _path(leaves: Sequence[Leaf], checkpoint: str | None, revision: str) -> str:
+    paths = sorted({leaf.declaration.checkpoint for leaf in leaves})
+    if checkpoint is None and len(paths) == 1:
+        return paths[0]
+    if checkpoint is None:
+        raise EvaluationError(
+            f"the constituents of '{revision}' have {len(paths)} checkpoints ({', '.join(paths)}); "
+            "say which one is to be evaluated"
+        )
+    if checkpoint not in paths:
+        raise EvaluationError(
+            f"no constituent of '{revision}' has the checkpoint '{checkpoint}'; they have "
+            f"{', '.join(paths)}"
+        )
+    return checkpoint
+
+
+def _multitask(repository: Repository, remarks: list[str]) -> str | None:
+    named = repository.setting(MULTITASK_KEY)
+    if named is not None:
+        try:
+            return repository.commit(named)
+        except GitError as error:
+            remarks.append(f"no multitask baseline: {error} ({MULTITASK_KEY})")
+            return None
+    for branch in MULTITASK_BRANCHES:
+        try:
+            return repository.commit(branch)
+        except GitError:
+            continue
+    return None
