@@ -1,0 +1,85 @@
+"""The hooks' entry point: ``gitmerge-eval hook <event> <arguments of the event>``.
+
+The scripts in ``hooks/`` call it, and only where there may be something to do.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from gitmerge_eval.errors import GitMergeEvalError
+from gitmerge_eval.git import trailers
+from gitmerge_eval.git.repository import Repository
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve one event; 0 whatever happens, except for a push whose tensors cannot be sent.
+
+    A hook that fails before the commit would leave a finished merge uncommitted, one that fails
+    after it would look as if the merge had failed.
+    """
+    event, *arguments = list(sys.argv[1:] if argv is None else argv) or [""]
+    try:
+        repository = Repository.here()
+        if event == "pre-push":
+            _pre_push(repository, arguments)
+        elif event in SERVED:
+            SERVED[event](repository, arguments)
+    except KeyboardInterrupt:
+        return 130 if event == "pre-push" else 0
+    except (GitMergeEvalError, OSError) as error:
+        print(f"gitmerge-eval: {event}: {error}", file=sys.stderr)
+        return 1 if event == "pre-push" else 0
+    return 0
+
+
+def _prepare_commit_msg(repository: Repository, arguments: list[str]) -> None:
+    state = trailers.read_state(repository)
+    if state is not None and trailers.is_current(repository, state):
+        trailers.apply_trailers(arguments[0], state, repository)
+
+
+def _post_merge(repository: Repository, arguments: list[str]) -> None:
+    state = trailers.read_state(repository)
+    if state is not None and arguments[:1] == ["1"]:
+        if repository.commit("HEAD") == state.head:
+            trailers.mark_squash(repository, state)
+        return
+    trailers.remove_state(repository)
+    if trailers.read(repository, "HEAD") is not None:
+        from gitmerge_eval import evaluating
+
+        evaluating.after_merge(repository)
+
+
+def _post_commit(repository: Repository, arguments: list[str]) -> None:
+    state = trailers.read_state(repository)
+    if trailers.merge_heads(repository):
+        return
+    trailers.remove_state(repository)
+    if (
+        state is not None
+        and trailers.read(repository, "HEAD") is not None
+        and repository.setting("merge-eval.evaluate") != "off"
+    ):
+        print("gitmerge-eval: evaluate this merge with: gitmerge-eval evaluate", file=sys.stderr)
+
+
+def _pre_push(repository: Repository, arguments: list[str]) -> None:
+    from gitmerge_eval import pushing
+
+    remote = arguments[0]
+    lines = sys.stdin.read().splitlines()
+    pushing.push_objects(repository, remote, pushing.updates(lines))
+
+
+SERVED = {
+    "prepare-commit-msg": _prepare_commit_msg,
+    "post-merge": _post_merge,
+    "post-commit": _post_commit,
+}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
