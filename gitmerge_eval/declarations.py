@@ -24,6 +24,7 @@ import posixpath
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from gitmerge_eval.errors import EvaluationError
@@ -91,12 +92,13 @@ def benchmark_at(repository: Repository, revision: str) -> BenchmarkDeclaration 
     blob = repository.blob_id(revision, BENCHMARK_FILE)
     if blob is None:
         return None
-    values = _parsed(repository, blob, f"{BENCHMARK_FILE} at {revision}")
-    where = f"'{BENCHMARK_FILE}' at {revision}"
-    settings = values.get("settings", {})
-    if not isinstance(settings, dict):
-        raise EvaluationError(f"{where}: 'settings' is not a table; write it as '[settings]'")
-    return BenchmarkDeclaration(_text(values, "name", where), settings)
+    return _benchmark(repository.blob(blob), f"'{BENCHMARK_FILE}' at {revision}")
+
+
+def benchmark_in(directory: Path) -> BenchmarkDeclaration | None:
+    """What ``benchmark.toml`` says in the work tree; else as :func:`benchmark_at`."""
+    file = directory / BENCHMARK_FILE
+    return _benchmark(file.read_bytes(), f"'{file}'") if file.is_file() else None
 
 
 def constituents_at(repository: Repository, revision: str) -> dict[str, ConstituentDeclaration]:
@@ -105,8 +107,17 @@ def constituents_at(repository: Repository, revision: str) -> dict[str, Constitu
     Raises EvaluationError where a file is malformed.
     """
     return {
-        path: constituent(repository, blob, f"'{path}' at {revision}")
+        path: constituent(repository.blob(blob), f"'{path}' at {revision}")
         for path, blob in constituent_blobs(repository, revision).items()
+    }
+
+
+def constituents_in(directory: Path) -> dict[str, ConstituentDeclaration]:
+    """path -> what each ``constituents/*.toml`` in the work tree says; else as above."""
+    return {
+        file.relative_to(directory).as_posix(): constituent(file.read_bytes(), f"'{file}'")
+        for file in sorted((directory / CONSTITUENTS_FOLDER).glob("*.toml"))
+        if file.is_file()
     }
 
 
@@ -122,9 +133,9 @@ def constituent_blobs(repository: Repository, revision: str) -> dict[str, str]:
     return found
 
 
-def constituent(repository: Repository, blob: str, where: str) -> ConstituentDeclaration:
-    """The declaration in ``blob``; ``where`` names it in messages."""
-    values = _parsed(repository, blob, where)
+def constituent(text: bytes, where: str) -> ConstituentDeclaration:
+    """The declaration in ``text``; ``where`` names its file in messages."""
+    values = _parsed(text, where)
     checkpoint = posixpath.normpath(_text(values, "checkpoint", where))
     if checkpoint.startswith(("/", "../")) or checkpoint in (".", ".."):
         raise EvaluationError(
@@ -140,9 +151,17 @@ def constituent(repository: Repository, blob: str, where: str) -> ConstituentDec
     )
 
 
-def _parsed(repository: Repository, blob: str, where: str) -> dict[str, Any]:
+def _benchmark(text: bytes, where: str) -> BenchmarkDeclaration:
+    values = _parsed(text, where)
+    settings = values.get("settings", {})
+    if not isinstance(settings, dict):
+        raise EvaluationError(f"{where}: 'settings' is not a table; write it as '[settings]'")
+    return BenchmarkDeclaration(_text(values, "name", where), settings)
+
+
+def _parsed(text: bytes, where: str) -> dict[str, Any]:
     try:
-        values: dict[str, Any] = tomllib.loads(repository.blob(blob).decode())
+        values: dict[str, Any] = tomllib.loads(text.decode())
     except ValueError as error:
         raise EvaluationError(f"{where} is not TOML: {error}; correct it and commit it") from error
     return values

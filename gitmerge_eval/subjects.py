@@ -185,7 +185,7 @@ def _leaves(repository: Repository, commit: str, name: str, base: str | None) ->
             yield from _leaves(repository, part, part_name, origin)
         return
     for path, blob in _own_declarations(repository, commit, name, base).items():
-        yield Leaf(commit, constituent(repository, blob, f"'{path}' of '{name}'"))
+        yield Leaf(commit, constituent(repository.blob(blob), f"'{path}' of '{name}'"))
 
 
 def _own_declarations(
