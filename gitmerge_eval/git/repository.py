@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -90,6 +91,15 @@ class Repository:
         if check and done.status:
             raise GitError(f"'git {' '.join(arguments[:3])}' failed ({done.status}): {done.stderr}")
         return done
+
+    def run_attached(self, *arguments: str, environment: Mapping[str, str] | None = None) -> int:
+        """Run a command whose input and output are ours, for the user to see; its exit status."""
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=self.directory,
+            env={**os.environ, **(environment or {})},
+            check=False,
+        ).returncode
 
     def text(self, *arguments: str) -> str:
         """The standard output of a command that must succeed."""
