@@ -88,6 +88,19 @@ def chained(path: Path) -> list[Path]:
     return sorted(path.parent.glob(f"{path.name}{CHAINED}*"))
 
 
+def state(repository: Repository, event: str) -> str:
+    """'installed', 'outdated' (another version's or installation's) or 'absent'."""
+    path = folder(repository) / event
+    if repository.version >= programs.CONFIGURED_HOOKS:
+        if repository.setting(f"{SECTION}{event}.event") != event:
+            return "absent"
+        path = own_folder(repository) / event
+    ours = path if is_ours(path) else wrapped(path)
+    if ours is None or not os.access(ours, os.X_OK):
+        return "absent"
+    return "installed" if _content(ours) == script(event) else "outdated"
+
+
 def install(repository: Repository) -> Changes:
     """Install the hooks for every event; what is already right stays untouched."""
     changes = Changes()

@@ -1,0 +1,300 @@
+"""What ``gitmerge-eval doctor`` says: what is missing, overridden or left over, and the remedy."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from gitmerge_eval import __version__
+from gitmerge_eval.git import configuration, hooks, notes, programs, tracking, trailers
+from gitmerge_eval.git.repository import Repository
+
+OK = "ok"
+WARNING = "warning"
+PROBLEM = "problem"
+INIT = "run: gitmerge-eval init"
+PACKAGES = ("torch", "numpy", "numba", "numcodecs", "safetensors", "git-theta", "open_clip_torch")
+JOURNAL = "gitmerge-eval/journal"
+EVALUATION_MODES = ("sync", "background", "off")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    status: str
+    """ok, warning (works, but not as one may expect) or problem."""
+    what: str
+    remedy: str = ""
+
+
+def diagnose(repository: Repository | None, *, gpu: bool = False) -> list[Finding]:
+    """Everything that matters, from the outside in; without a repository only the machine.
+
+    With ``gpu`` torch is imported and asked whether it can compute on the GPU.
+    """
+    findings = [*_tools(), *_packages(), _graphics(gpu)]
+    if repository is not None and findings[0].status != PROBLEM:
+        if configuration.is_installed(repository):
+            findings += [*_settings(repository), *_filter(repository), *_hooks(repository)]
+        else:
+            findings.append(Finding("init", PROBLEM, "this clone has not been set up", INIT))
+        findings += [
+            *_merge_options(repository),
+            *_notes(repository),
+            *_work_tree(repository),
+            *_leftovers(repository),
+        ]
+    return findings
+
+
+def _tools() -> Iterator[Finding]:
+    git = programs.version_of("git", "version")
+    wanted = programs.dotted(programs.OLDEST_GIT)
+    remedy = programs.installation("git")
+    if git is None:
+        yield Finding("git", PROBLEM, "Git is not on PATH", remedy)
+    elif git < programs.OLDEST_GIT:
+        what = f"version {programs.dotted(git)} is too old, {wanted} is needed"
+        yield Finding("git", PROBLEM, what, remedy)
+    else:
+        yield Finding("git", OK, f"version {programs.dotted(git)}")
+    lfs = programs.version_of("git", "lfs", "version")
+    if lfs is None:
+        what = "not installed: tensors can be neither fetched nor pushed"
+        yield Finding("git-lfs", PROBLEM, what, programs.installation("git-lfs"))
+    else:
+        yield Finding("git-lfs", OK, f"version {programs.dotted(lfs)}")
+    notice = programs.strategy_notice()
+    if notice:
+        what, _, remedy = notice.partition("; ")
+        yield Finding("strategy", PROBLEM, what, remedy)
+    else:
+        yield from _strategy()
+
+
+def _strategy() -> Iterator[Finding]:
+    found = shutil.which(programs.STRATEGY) or ""
+    own = programs.scripts_folder() / programs.STRATEGY
+    if own.exists() and Path(found).resolve() != own.resolve():
+        what = f"Git will start '{found}', which belongs to another installation than '{own}'"
+        yield Finding("strategy", WARNING, what, f"put '{own.parent}' first on PATH")
+    else:
+        yield Finding("strategy", OK, f"Git finds '{found}'")
+
+
+def _packages() -> Iterator[Finding]:
+    python = ".".join(str(part) for part in sys.version_info[:3])
+    yield Finding("gitmerge-eval", OK, f"version {__version__} on Python {python}")
+    for name in PACKAGES:
+        try:
+            yield Finding(name, OK, f"version {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            remedy = f"'{sys.executable}' -m pip install {name}"
+            yield Finding(name, PROBLEM, "the Python package is not installed", remedy)
+
+
+def _graphics(ask_torch: bool) -> Finding:
+    name = "gpu"
+    program = shutil.which("nvidia-smi")
+    listed = ""
+    if program:
+        query = [program, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+        done = subprocess.run(query, capture_output=True, text=True, check=False)
+        listed = "; ".join(done.stdout.splitlines()) if done.returncode == 0 else ""
+    if not ask_torch:
+        return Finding(name, OK, listed or "none seen: merges are computed on the CPU")
+    import torch
+
+    if torch.cuda.is_available():
+        return Finding(name, OK, f"torch computes on {torch.cuda.get_device_name()}")
+    if listed:
+        what = f"there is {listed}, but this torch ({torch.__version__}) cannot use it"
+        return Finding(name, WARNING, what, "install a torch built for the driver's CUDA version")
+    return Finding(name, OK, "none: merges are computed on the CPU")
+
+
+def _settings(repository: Repository) -> Iterator[Finding]:
+    wrong = 0
+    for setting in configuration.settings(repository):
+        finding = _setting(repository, setting)
+        if finding is not None:
+            wrong += 1
+            yield finding
+    if not wrong:
+        yield Finding("configuration", OK, "all values are as they should be")
+    command = repository.setting("diff.theta.command")
+    if command and "git-theta-diff" in command:
+        yield Finding(
+            "diff.theta.command",
+            WARNING,
+            "'git diff' of a checkpoint starts git-theta's program, which reads PyTorch files "
+            "unless told otherwise",
+            "use 'git diff --no-ext-diff', or run: git config --global --unset diff.theta.command",
+        )
+    mode = repository.setting(configuration.EVALUATE)
+    if mode not in (None, *EVALUATION_MODES):
+        what = f"'{mode}' is none of {', '.join(EVALUATION_MODES)}"
+        yield Finding(
+            configuration.EVALUATE, PROBLEM, what, f"git config {configuration.EVALUATE} sync"
+        )
+
+
+def _setting(repository: Repository, setting: configuration.Setting) -> Finding | None:
+    """What is wrong with a setting, or None."""
+    local = configuration.local_values(repository, setting.key)
+    missing = [value for value in setting.values if value not in local]
+    if missing or (setting.alone and local != setting.values):
+        now = " and ".join(local) or "not set"
+        what = f"is {now} and should be {' and '.join(setting.values)}"
+        return Finding(setting.key, PROBLEM, what, INIT)
+    scope, value = _effective(repository, setting.key)
+    if setting.alone and value != setting.values[-1]:
+        return Finding(
+            setting.key,
+            PROBLEM,
+            f"is set to '{value}' by the {scope} configuration, which overrides the clone's",
+            f"unset it there ('git config --show-origin --get-all {setting.key}' names the place)",
+        )
+    return None
+
+
+def _effective(repository: Repository, key: str) -> tuple[str, str]:
+    """Scope and value that count for a key: the last ones Git reads."""
+    fields = os.fsdecode(
+        repository.run("config", "--show-scope", "-z", "--get-all", key, check=False).stdout
+    ).split("\0")
+    return (fields[-3], fields[-2]) if len(fields) > 2 else ("", "")
+
+
+def _filter(repository: Repository) -> Iterator[Finding]:
+    process = repository.setting("filter.theta.process")
+    clean = repository.setting("filter.theta.clean") or ""
+    if process == "":
+        what = "is empty, which makes every 'git add' of a checkpoint fail"
+        yield Finding("filter", PROBLEM, what, INIT)
+    elif "git-theta-filter" in clean:
+        what = "checkpoints go through git-theta's own filter, which cannot push merges"
+        yield Finding("filter", PROBLEM, what, INIT)
+    for key in ("filter.theta.process", "merge.theta.driver"):
+        command = repository.setting(key)
+        if command and not shutil.which(shlex.split(command.replace("%%", "%"))[0]):
+            what = f"the program of '{command}' is not there"
+            yield Finding(key, PROBLEM, what, INIT)
+
+
+def _merge_options(repository: Repository) -> Iterator[Finding]:
+    """Branches whose own merge options take the strategy or an explicit method out of play."""
+    lines = repository.run(
+        "config", "-z", "--get-regexp", r"^branch\..*\.mergeoptions$", check=False
+    )
+    for line in lines.fields:
+        key, _, value = line.partition("\n")
+        words = value.split()
+        if any(
+            word in ("--ff", "--ff-only") or word.startswith(("-s", "--strategy="))
+            for word in words
+        ):
+            what = f"is '{value}', which can keep 'git merge' from merging checkpoints on it"
+            yield Finding(key, WARNING, what, f"git config --unset {shlex.quote(key)}")
+
+
+def _hooks(repository: Repository) -> Iterator[Finding]:
+    states = {event: hooks.state(repository, event) for event in hooks.EVENTS}
+    folder = hooks.folder(repository)
+    alien = [event for event in hooks.EVENTS if hooks.is_git_theta(folder / event)]
+    missing = [event for event in states if states[event] == "absent" and event not in alien]
+    outdated = [event for event in states if states[event] == "outdated"]
+    if alien:
+        what = f"git-theta's own {_listed(alien)} is back; it refuses to push merges"
+        yield Finding("hooks", PROBLEM, what, INIT)
+    if missing:
+        what = f"{_listed(missing)} missing or overwritten by another program"
+        yield Finding("hooks", PROBLEM, what, INIT)
+    if outdated:
+        what = f"{_listed(outdated)} of another version or installation"
+        yield Finding("hooks", WARNING, what, INIT)
+    if not (alien or missing or outdated):
+        yield Finding("hooks", OK, f"{_listed(hooks.EVENTS)} are in place")
+    path = repository.setting("core.hooksPath")
+    if path:
+        what = f"core.hooksPath is '{path}': Git looks for hooks there and nowhere else"
+        yield Finding("core.hooksPath", OK, what)
+
+
+def _listed(names: list[str] | tuple[str, ...]) -> str:
+    return ", ".join(names)
+
+
+def _notes(repository: Repository) -> Iterator[Finding]:
+    apart = []
+    for ref in repository.text("for-each-ref", "--format=%(refname)", "refs/notes").splitlines():
+        if ref.endswith(f"/{notes.NAME}") and ref != notes.REF:
+            merged = repository.succeeds("merge-base", "--is-ancestor", ref, notes.REF)
+            apart += [] if merged else [ref.removeprefix("refs/notes/")]
+    for name in apart:
+        yield Finding(
+            "notes",
+            WARNING,
+            f"results fetched as '{name}' are not united with this clone's",
+            f"run: git notes --ref={notes.NAME} merge {name}",
+        )
+
+
+def _work_tree(repository: Repository) -> Iterator[Finding]:
+    models = tracking.tracked(repository)
+    raw = tracking.raw(repository)
+    if raw:
+        what = f"{len(raw)} of {len(models)} checkpoints are raw metadata in the work tree"
+        yield Finding("checkpoints", PROBLEM, what, INIT)
+    elif models:
+        yield Finding("checkpoints", OK, f"{len(models)} tracked")
+    else:
+        yield Finding(
+            "checkpoints",
+            OK,
+            "none is tracked; 'gitmerge-eval track model.safetensors' makes a file one",
+        )
+    if repository.git_directory != repository.common_directory:
+        what = f"a linked work tree of '{repository.common_directory}'"
+        yield Finding("work tree", OK, what)
+
+
+def _leftovers(repository: Repository) -> Iterator[Finding]:
+    journal = repository.path(JOURNAL)
+    if journal.exists():
+        yield Finding(
+            "interrupted merge",
+            PROBLEM,
+            f"a merge (process {_process(journal)}) was killed while it wrote to the work tree",
+            "start the merge again: it first undoes what was left ('git status' shows it)",
+        )
+    state = trailers.read_state(repository)
+    if state is not None and not trailers.is_current(repository, state):
+        if trailers.merge_heads(repository) or state.squash:
+            return
+        what = "the record of a merge that was given up is still there"
+        yield Finding("merge state", OK, f"{what}; the next commit removes it")
+    elif state is not None:
+        yield Finding(
+            "merge state",
+            WARNING,
+            "a merge of checkpoints waits to be committed",
+            "conclude it with 'git commit', or give it up with 'git merge --abort'",
+        )
+
+
+def _process(journal: Path) -> str:
+    try:
+        return str(json.loads(journal.read_text())["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "unknown"
