@@ -1,0 +1,58 @@
+"""The typer application: the commands of all files in this room, and how errors end."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import typer
+
+from gitmerge_eval import __version__
+from gitmerge_eval.cli import benchmarking, declaring, evaluation, inspection, setup
+from gitmerge_eval.errors import GitMergeEvalError
+
+application = typer.Typer(
+    name="gitmerge-eval",
+    help="Merge fine-tuned models in Git, and see what the merge can do.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for room in (setup, inspection, declaring, evaluation, benchmarking):
+    room.add_to(application)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"gitmerge-eval {__version__}")
+        raise typer.Exit
+
+
+@application.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True),
+) -> None:
+    """Merge fine-tuned models in Git, and see what the merge can do."""
+
+
+def run() -> int:
+    """Run the command line; the exit status. Errors of ours become one clear line on stderr."""
+    try:
+        status = application(standalone_mode=False)
+    except GitMergeEvalError as error:
+        print(f"gitmerge-eval: {error}", file=sys.stderr)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print("gitmerge-eval: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 141
+    except OSError as error:
+        where = f" '{error.filename}'" if error.filename else ""
+        print(f"gitmerge-eval: {error.strerror or error}{where}", file=sys.stderr)
+        return 2
+    return status if isinstance(status, int) else 0

@@ -1,0 +1,82 @@
+"""``benchmark`` and ``quickstart``: model repositories built from recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from gitmerge_eval.cli.output import print_json, print_table
+
+benchmark = typer.Typer(help="Build the repositories of benchmarks.", no_args_is_help=True)
+
+
+def add_to(application: typer.Typer) -> None:
+    """Register the commands."""
+    application.add_typer(benchmark, name="benchmark")
+    application.command()(quickstart)
+
+
+@benchmark.command("list")
+def list_benchmarks(
+    as_json: bool = typer.Option(False, "--json", help="Machine-readable."),
+) -> None:
+    """List the benchmarks that are installed."""
+    from gitmerge_eval import benchmarks
+
+    known = list(benchmarks.load().values())
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": b.name,
+                    "title": b.title,
+                    "axes": {axis: list(values) for axis, values in b.axes.items()},
+                    "tasks": [{"name": t.name, "status": t.status} for t in b.tasks],
+                    "metric": b.metric,
+                }
+                for b in known
+            ]
+        )
+        return
+    rows = (
+        (b.name, b.title, sum(t.status == "held-in" for t in b.tasks), len(b.tasks)) for b in known
+    )
+    print_table(("name", "what", "held-in tasks", "all tasks"), rows)
+
+
+@benchmark.command()
+def build(
+    name: str = typer.Argument(help="A benchmark's name, see 'gitmerge-eval benchmark list'."),
+    directory: Path = typer.Argument(help="A folder that does not exist yet, or is empty."),
+    seed: int = typer.Option(0, help="Everything in the repository is determined by it."),
+) -> None:
+    """Train the models of a benchmark and commit them: main, a branch each, multitask."""
+    from gitmerge_eval import building
+    from gitmerge_eval.cli import progress
+
+    with progress.bar() as show:
+        built = building.build(name, directory, seed=seed, progress=show)
+    print(f"built {built.directory} in {built.seconds:.0f} s; its branches:")
+    print_table(("branch", "commit"), built.commits.items())
+
+
+def quickstart(
+    directory: Path = typer.Argument(
+        Path("gitmerge-eval-quickstart"), help="Where to build the repository."
+    ),
+    seed: int = typer.Option(0, help="Everything in the repository is determined by it."),
+) -> None:
+    """Build a small model repository, merge two fine-tuned branches in it, and show the result."""
+    from gitmerge_eval import building
+    from gitmerge_eval.cli import progress
+
+    def say(line: str) -> None:
+        print(f"\n{line}", flush=True)
+
+    with progress.bar() as show:
+        tour = building.quickstart(directory, seed=seed, progress=show, say=say)
+    print(f"\nBuilt in {tour.built.seconds:.0f} s and merged as {tour.merge[:10]}. Try next:\n")
+    width = max(len(command) for command, _ in tour.next_commands)
+    for command, what in tour.next_commands:
+        print(f"  {command:<{width}}  # {what}")

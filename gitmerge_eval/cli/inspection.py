@@ -1,0 +1,100 @@
+"""``plan`` and ``verify``: a merge before and after."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from gitmerge_eval.cli.output import print_json, print_table, size
+
+
+def add_to(application: typer.Typer) -> None:
+    """Register the commands."""
+    application.command()(plan)
+    application.command()(verify)
+
+
+def plan(
+    heads: list[str] = typer.Argument(help="The branches that would be merged into HEAD."),
+    strategy_option: list[str] = typer.Option(
+        [], "--strategy-option", "-X", help="As for git merge: method=mats, iterations=50, …"
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Machine-readable."),
+) -> None:
+    """Say what 'git merge' of these heads would do to checkpoints, and what it would cost.
+
+    Nothing is touched and no tensor is read. Exit status 1 where the merge would be refused or
+    would conflict.
+    """
+    from gitmerge_eval import dryrun
+    from gitmerge_eval.git.repository import Repository
+
+    items = [_item(text) for text in strategy_option]
+    preview = dryrun.preview(Repository.here(), heads, items)
+    if as_json:
+        print_json(preview.as_dict())
+    else:
+        _print_preview(preview)
+    raise typer.Exit(0 if preview.feasible else 1)
+
+
+def verify(
+    revision: str = typer.Argument("HEAD", help="A merge commit."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:<n>."),
+    as_json: bool = typer.Option(False, "--json", help="Machine-readable."),
+) -> None:
+    """Recompute a merge commit from its trailers and compare every object.
+
+    Exit status: 0 everything is as the trailers say, 1 something is wrong, 2 it cannot be told.
+    """
+    from dataclasses import asdict
+
+    from gitmerge_eval import verifying
+    from gitmerge_eval.cli import progress
+    from gitmerge_eval.git.repository import Repository
+
+    with progress.bar() as show:
+        found = verifying.verify(Repository.here(), revision, device=device, progress=show)
+    if as_json:
+        print_json({**asdict(found), "sound": found.sound})
+    else:
+        for finding in found.findings:
+            print(f"{finding.path}: {finding.verdict}, {finding.groups} parameter groups")
+            for problem in finding.problems:
+                print(f"  {problem}")
+        for problem in found.problems:
+            print(problem)
+        print(f"{found.commit[:10]}: {'verified' if found.sound else 'NOT verified'}")
+    raise typer.Exit(0 if found.sound else 1)
+
+
+def _item(text: str) -> tuple[str, str | None]:
+    name, equals, value = text.removeprefix("--").partition("=")
+    return name, value if equals else None
+
+
+def _print_preview(preview: Any) -> None:
+    for checkpoint in preview.checkpoints:
+        rows = [
+            ("outcome", checkpoint.outcome),
+            ("method", checkpoint.method),
+            ("base", checkpoint.base or "none"),
+            ("constituents", "\n".join(checkpoint.constituents)),
+            ("parameter groups", _counts(checkpoint.states)),
+            ("missing", "\n".join(checkpoint.problems) or "nothing"),
+            ("merging", f"{checkpoint.merging_flops:,} FLOPs on {checkpoint.device}"),
+            ("memory", f"about {size(checkpoint.peak_bytes)}"),
+            ("read, written", f"{size(checkpoint.read_bytes)}, {size(checkpoint.written_bytes)}"),
+            (
+                "applicable methods",
+                "\n".join(f"{n}: {why or 'yes'}" for n, why in checkpoint.applicable.items()),
+            ),
+        ]
+        print_table(("checkpoint", checkpoint.path), rows)
+    for note in preview.notes:
+        print(note)
+
+
+def _counts(states: dict[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in states.items()) or "none"

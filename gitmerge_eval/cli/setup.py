@@ -1,0 +1,65 @@
+"""``init`` and ``doctor``: a clone made ready, and what is wrong with it."""
+
+from __future__ import annotations
+
+import typer
+
+from gitmerge_eval.cli.output import print_json, print_table
+
+
+def add_to(application: typer.Typer) -> None:
+    """Register the commands."""
+    application.command()(init)
+    application.command()(doctor)
+    application.command()(track)
+
+
+def init(
+    undo: bool = typer.Option(False, "--undo", help="Restore what was there before."),
+) -> None:
+    """Make this clone ready: filter, merge strategy, merge driver, hooks, notes.
+
+    Once for each clone; running it again changes nothing.
+    """
+    from gitmerge_eval.git import configuration
+    from gitmerge_eval.git.repository import Repository
+
+    repository = Repository.here()
+    act = configuration.uninstall if undo else configuration.install
+    changes = act(repository)
+    for line in changes.made:
+        print(line)
+    for line in changes.notices:
+        typer.echo(f"note: {line}", err=True)
+    if not changes.made:
+        print("nothing to undo" if undo else "everything is in place already")
+
+
+def track(pattern: str = typer.Argument(help="A path or pattern, e.g. '*.safetensors'.")) -> None:
+    """Store the files that match PATTERN as checkpoints (adds a line to .gitattributes)."""
+    from gitmerge_eval.git import tracking
+    from gitmerge_eval.git.repository import Repository
+
+    changed = tracking.track(Repository.here(), pattern)
+    print(f"{pattern}: {'tracked' if changed else 'tracked already'} (.gitattributes is staged)")
+
+
+def doctor(as_json: bool = typer.Option(False, "--json", help="Machine-readable.")) -> None:
+    """Say in plain words what is missing or overridden. Exit status 1 where there is a problem."""
+    from dataclasses import asdict
+
+    from gitmerge_eval import diagnosing
+    from gitmerge_eval.errors import GitError
+    from gitmerge_eval.git.repository import Repository
+
+    try:
+        repository = Repository.here()
+    except GitError:
+        repository = None
+    findings = diagnosing.diagnose(repository)
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        rows = ((f.status, f.name, f.what, f.remedy or "") for f in findings)
+        print_table(("", "what", "found", "remedy"), rows)
+    raise typer.Exit(1 if any(f.status == "problem" for f in findings) else 0)

@@ -1,0 +1,222 @@
+"""Computes statistics of the checkpoint in the work tree and stores them beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from gitmerge_eval import benchmarks, statistics
+from gitmerge_eval.checkpoints import bridge, statistics_index
+from gitmerge_eval.checkpoints.checkpoint import Checkpoint, clean
+from gitmerge_eval.checkpoints.lfs import ObjectStore
+from gitmerge_eval.checkpoints.metadata import Metadata
+from gitmerge_eval.checkpoints.safetensors_file import SafetensorsWriter
+from gitmerge_eval.checkpoints.statistics_index import Index, StatisticEntry
+from gitmerge_eval.declarations import (
+    CONSTITUENTS_FOLDER,
+    BenchmarkDeclaration,
+    ConstituentDeclaration,
+    benchmark_in,
+    constituents_in,
+)
+from gitmerge_eval.errors import MissingBase, UnknownName, UsageError
+from gitmerge_eval.git.repository import Repository
+from gitmerge_eval.git.tracking import track
+from gitmerge_eval.records import StatisticFile
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The statistics written for one checkpoint."""
+
+    checkpoint: str
+    blob: str
+    files: tuple[str, ...]
+    """Paths that belong into the next commit."""
+
+
+def collect(
+    repository: Repository,
+    kinds: Sequence[str],
+    *,
+    constituent: str | None = None,
+    base: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    progress: Progress = lambda what, done, total: None,
+) -> Collected:
+    """Compute ``kinds`` for the work tree's checkpoint, bound to that very checkpoint.
+
+    fisher and gram run the constituent's benchmark on its training data; trimmed needs the base's
+    checkpoint (``base``, ``merge-eval.base``, or the merge base with the default branch). Raises
+    UnknownName, UsageError, MissingBase, CheckpointError or EvaluationError; nothing is written
+    unless all kinds could be computed.
+    """
+    declared = statistics.load()
+    for kind in kinds:
+        if kind not in declared:
+            raise UnknownName.among("statistic", kind, declared)
+    declaration = _declaration(repository, constituent)
+    path = declaration.checkpoint
+    store = ObjectStore(repository)
+    blob = checkpoint_blob(repository, store, path)
+    found = []
+    for kind in kinds:
+        if declared[kind].needs_data:
+            benchmark = benchmarks.get(declaration.benchmark)
+            found.append(
+                benchmark.collect(
+                    kind,
+                    repository.directory / path,
+                    declaration.task,
+                    options=dict(options or {}),
+                    settings=_settings(repository).settings,
+                    device=device,
+                    progress=progress,
+                )
+            )
+        else:
+            found.append(
+                trimmed(repository, store, path, blob, _base(repository, base), dict(options or {}))
+            )
+    return Collected(path, blob, write_statistics(repository, path, blob, found))
+
+
+def checkpoint_blob(repository: Repository, store: ObjectStore, path: str) -> str:
+    """The object id that the work tree's checkpoint gets when it is added, computed now."""
+    file = repository.directory / path
+    if not file.is_file():
+        raise UsageError(f"there is no checkpoint '{path}' in the work tree; save the model there")
+    known = [repository.blob_id(revision, path) for revision in ("", "HEAD")]
+    previous = [Metadata.parse(repository.blob(b)) for b in dict.fromkeys(known) if b]
+    return repository.write_blob(clean(file, store, previous))
+
+
+def trimmed(
+    repository: Repository,
+    store: ObjectStore,
+    path: str,
+    blob: str,
+    base: str,
+    options: Mapping[str, Any],
+) -> StatisticFile:
+    """The task vector against ``base:path``, cut to the largest ``density`` of its elements."""
+    from gitmerge_eval.statistics.trimmed import trim
+
+    base_blob = repository.blob_id(base, path)
+    if base_blob is None:
+        raise MissingBase(f"'{base}' has no '{path}'; name the base with --base=<revision>")
+    own = Checkpoint(Metadata.parse(repository.blob(blob)), store)
+    original = Checkpoint(Metadata.parse(repository.blob(base_blob)), store)
+    changed = [
+        name
+        for name, record in own.groups.items()
+        if (known := original.groups.get(name))
+        and (known.shape, known.dtype) == (record.shape, record.dtype)
+        and known.object_id != record.object_id
+    ]
+
+    def pairs() -> Iterator[tuple[str, Tensor, Tensor]]:
+        for name in changed:
+            yield name, bridge.to_torch(original.read(name)), bridge.to_torch(own.read(name))
+
+    density = float(options.get("density", 0.2))
+    vectors = trim(pairs, density)
+    return StatisticFile(
+        "trimmed",
+        vectors,
+        {name: {"key": name} for name in vectors},
+        examples=0,
+        tokens=0,
+        data=f"task vector from {repository.commit(base)[:10]}",
+        fingerprint=base_blob,
+        options={"density": density, "base": base_blob},
+    )
+
+
+def write_statistics(
+    repository: Repository, path: str, blob: str, files: Sequence[StatisticFile]
+) -> tuple[str, ...]:
+    """Write the statistics of the checkpoint ``path`` (object ``blob``) and their index.
+
+    The files are ordinary tracked safetensors files; the paths returned are to be committed.
+    """
+    folder = repository.directory / PurePosixPath(path).parent / statistics_index.FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    index_file = repository.directory / statistics_index.index_path(path)
+    index: Index = statistics_index.parse(index_file.read_bytes()) if index_file.exists() else {}
+    entries = index.setdefault(PurePosixPath(path).name, {})
+    written = []
+    for file in files:
+        target = statistics_index.statistic_path(path, file.kind)
+        _write_tensors(repository.directory / target, file)
+        entries[file.kind] = StatisticEntry(
+            path=PurePosixPath(target).name,
+            checkpoint=blob,
+            data=file.data,
+            fingerprint=file.fingerprint,
+            examples=file.examples,
+            tokens=file.tokens,
+            options=dict(file.options),
+            layout={group: dict(layout) for group, layout in file.layout.items()},
+            version=file.version,
+        )
+        written.append(target)
+    index_file.write_bytes(statistics_index.serialize(index))
+    pattern = str(PurePosixPath(path).parent / statistics_index.FOLDER / "*.safetensors")
+    if any(value != "theta" for value in repository.attribute("filter", written).values()):
+        track(repository, pattern)
+    return (*written, statistics_index.index_path(path), ".gitattributes")
+
+
+def _write_tensors(target: Path, file: StatisticFile) -> None:
+    arrays = {key: bridge.to_numpy(tensor.cpu()) for key, tensor in file.tensors.items()}
+    layout = {key: (array.shape, str(array.dtype)) for key, array in arrays.items()}
+    with SafetensorsWriter(target, layout, {}) as writer:
+        for key, array in arrays.items():
+            writer.write(key, array)
+
+
+def _declaration(repository: Repository, name: str | None) -> ConstituentDeclaration:
+    found = {d.name: d for d in constituents_in(repository.directory).values()}
+    if name is not None:
+        if name not in found:
+            raise UnknownName.among("constituent", name, found)
+        return found[name]
+    branch = repository.run("symbolic-ref", "--short", "--quiet", "HEAD", check=False).text
+    if branch in found or len(found) == 1:
+        return found.get(branch) or next(iter(found.values()))
+    if not found:
+        raise UsageError(
+            f"there is no {CONSTITUENTS_FOLDER}/<name>.toml, so it is not known which data this "
+            "model was trained on; write one with name, benchmark, task and checkpoint"
+        )
+    raise UsageError(
+        f"there are several constituents ({', '.join(sorted(found))}); choose one with "
+        "--constituent=<name>"
+    )
+
+
+def _settings(repository: Repository) -> BenchmarkDeclaration:
+    declaration = benchmark_in(repository.directory)
+    if declaration is None:
+        raise UsageError("there is no benchmark.toml in the work tree; write one")
+    return declaration
+
+
+def _base(repository: Repository, revision: str | None) -> str:
+    named = revision or repository.setting("merge-eval.base")
+    if named:
+        return repository.commit(named)
+    for branch in ("origin/HEAD", "main", "master", "origin/main", "origin/master"):
+        found = repository.run("merge-base", "HEAD", branch, check=False)
+        if found.status == 0:
+            return found.text
+    raise MissingBase("no base is known for the task vector; name it with --base=<revision>")

@@ -1,0 +1,140 @@
+"""What a merge would do, without doing it: the use case behind ``gitmerge-eval plan``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from gitmerge_eval.errors import GitMergeEvalError, PrerequisiteError
+from gitmerge_eval.git.heads import Heads, resolve
+from gitmerge_eval.git.repository import Repository
+from gitmerge_eval.merging import deciding
+from gitmerge_eval.merging import options as merge_options
+from gitmerge_eval.merging.engine import choose_device
+from gitmerge_eval.merging.options import MergeOptions
+from gitmerge_eval.merging.planning import CheckpointPlan, applicable
+
+
+@dataclass(frozen=True)
+class CheckpointPreview:
+    """What would become of one checkpoint."""
+
+    path: str
+    outcome: str
+    """merged, taken, removed, conflict or refused."""
+    method: str
+    base: str | None
+    constituents: tuple[str, ...]
+    states: dict[str, int] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    applicable: dict[str, str] = field(default_factory=dict)
+    """method -> '' where it could be used, else why not."""
+    merging_flops: int = 0
+    peak_bytes: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A merge that has not happened."""
+
+    heads: tuple[str, ...]
+    head_is_constituent: bool
+    checkpoints: tuple[CheckpointPreview, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def feasible(self) -> bool:
+        """Whether the merge would go through without refusal or conflict."""
+        return all(c.outcome not in ("conflict", "refused") for c in self.checkpoints)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "feasible": self.feasible}
+
+
+def preview(
+    repository: Repository, revisions: Sequence[str], items: Sequence[tuple[str, str | None]]
+) -> Preview:
+    """Plan the merge of ``revisions`` into HEAD under the options ``items``.
+
+    Raises UsageError for a wrong option and GitError for an unknown revision; what would make the
+    merge itself fail is part of the result.
+    """
+    options = merge_options.parse(items, merge_options.settings(repository))
+    heads = resolve(repository, revisions)
+    paths = deciding.touched(repository, heads)
+    checkpoints: list[CheckpointPreview] = []
+    notes = [] if paths else ["no checkpoint differs between these heads: Git merges alone"]
+    names = tuple(heads.name(commit) for commit in heads.remotes)
+    try:
+        tensors = deciding.decide(repository, heads, options, paths)
+        for decision in tensors.decisions:
+            if decision.plan:
+                checkpoints.append(_planned(options, decision.plan))
+            else:
+                checkpoints.append(_simple(heads, options, decision))
+    except GitMergeEvalError as error:
+        if isinstance(error, PrerequisiteError):
+            checkpoints += _refused(repository, heads, options, paths, error)
+        else:
+            notes.append(f"the merge would be refused: {error}")
+            checkpoints.append(
+                CheckpointPreview(
+                    "", "refused", options.method.name, None, (), problems=(str(error),)
+                )
+            )
+    return Preview(names, not heads.head_is_subsumed, tuple(checkpoints), tuple(notes))
+
+
+def _planned(options: MergeOptions, plan: CheckpointPlan) -> CheckpointPreview:
+    return CheckpointPreview(
+        path=plan.spec.path,
+        outcome="merged",
+        method=plan.spec.method,
+        base=plan.base.commit if plan.base else None,
+        constituents=tuple(f"{s.label} ({s.commit[:10]})" for s in plan.constituents),
+        states=dict(Counter(group.state for group in plan.groups)),
+        applicable=applicable(plan.base, plan.constituents),
+        merging_flops=plan.merging_flops,
+        peak_bytes=plan.peak_bytes,
+        read_bytes=plan.read_bytes,
+        written_bytes=plan.written_bytes,
+        device=choose_device(options.device, options.method),
+    )
+
+
+def _simple(heads: Heads, options: MergeOptions, decision: deciding.Decision) -> CheckpointPreview:
+    origin = (heads.name(decision.origin),) if decision.origin else ()
+    problems = (decision.message,) if decision.message else ()
+    return CheckpointPreview(
+        decision.path, decision.kind, options.method.name, None, origin, problems=problems
+    )
+
+
+def _refused(
+    repository: Repository,
+    heads: Heads,
+    options: MergeOptions,
+    paths: set[str],
+    error: GitMergeEvalError,
+) -> list[CheckpointPreview]:
+    """The same plan by a method that needs nothing, with what the wanted method lacks."""
+    from gitmerge_eval import methods
+
+    fallback = replace(options, method=methods.get("average"), given={}, explicit=True)
+    tensors = deciding.decide(repository, heads, fallback, paths)
+    return [
+        replace(
+            _planned(fallback, plan),
+            outcome="refused",
+            method=options.method.name,
+            problems=(str(error),),
+            merging_flops=0,
+        )
+        for plan in tensors.plans
+    ]

@@ -1,0 +1,1 @@
+"""Merging the checkpoints of several heads: options, decision, plan, computation, landing."""

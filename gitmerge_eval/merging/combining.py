@@ -1,0 +1,152 @@
+"""The statistics beside a merged checkpoint: combined where exact, else dropped and said."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+
+from gitmerge_eval import statistics
+from gitmerge_eval.checkpoints import bridge, statistics_index
+from gitmerge_eval.checkpoints.checkpoint import Checkpoint, store_array
+from gitmerge_eval.checkpoints.lfs import ObjectStore
+from gitmerge_eval.checkpoints.metadata import Metadata
+from gitmerge_eval.checkpoints.statistics_index import Index, StatisticEntry
+from gitmerge_eval.git.heads import Heads
+from gitmerge_eval.git.repository import Repository
+from gitmerge_eval.git.trees import Entry
+from gitmerge_eval.merging.deciding import Decision, Tensors
+from gitmerge_eval.merging.planning import CheckpointPlan, StatisticSource
+
+
+@dataclass
+class Statistics:
+    """What becomes of every statistic in the merge."""
+
+    entries: dict[str, Entry | None] = field(default_factory=dict)
+    """Statistics files: taken from a head (Entry), or removed (None)."""
+    combined: dict[str, Metadata] = field(default_factory=dict)
+    """Statistics files that were computed by combination."""
+    indexes: dict[str, bytes] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+
+def settle(
+    repository: Repository,
+    store: ObjectStore,
+    heads: Heads,
+    tensors: Tensors,
+    merged_blobs: Mapping[str, str],
+) -> Statistics:
+    """Decide and compute all statistics; ``merged_blobs`` names each merged checkpoint's blob."""
+    result = Statistics(dict.fromkeys(tensors.statistics))
+    decisions = {decision.path: decision for decision in tensors.decisions}
+    for index_path in sorted(tensors.indexes):
+        known = {
+            commit: statistics_index.parse(repository.blob(files[index_path].object_id))
+            for commit, files in tensors.files.items()
+            if index_path in files
+        }
+        folder = str(PurePosixPath(index_path).parent.parent)
+        settled: Index = {}
+        for name in sorted({name for index in known.values() for name in index}):
+            path = name if folder == "." else f"{folder}/{name}"
+            decision = decisions.get(path)
+            if decision and decision.plan:
+                kinds = _combine(store, decision.plan, merged_blobs[path], result)
+            else:
+                kinds = _take(heads, known, tensors, name, decision, index_path, result)
+            if kinds:
+                settled[name] = kinds
+        if settled:
+            result.indexes[index_path] = statistics_index.serialize(settled)
+        else:
+            result.entries[index_path] = None
+    return result
+
+
+def _take(
+    heads: Heads,
+    known: Mapping[str, Index],
+    tensors: Tensors,
+    name: str,
+    decision: Decision | None,
+    index_path: str,
+    result: Statistics,
+) -> dict[str, StatisticEntry]:
+    """The statistics of a checkpoint that is not merged: those of the commit that it comes from."""
+    if decision and decision.kind == "removed":
+        return {}
+    base = known.get(heads.bases[0], {}).get(name) if heads.bases else None
+    if decision and decision.kind == "taken":
+        origin = decision.origin
+    else:
+        differing = [c for c in heads.candidates if known.get(c, {}).get(name) != base]
+        origin = differing[0] if differing else heads.head
+    kinds = known.get(origin, {}).get(name, {})
+    folder = PurePosixPath(index_path).parent
+    for entry in kinds.values():
+        path = str(folder / entry.path)
+        result.entries[path] = tensors.files[origin].get(path)
+    return kinds
+
+
+def _combine(
+    store: ObjectStore, plan: CheckpointPlan, merged_blob: str, result: Statistics
+) -> dict[str, StatisticEntry]:
+    """Sum each statistic that all constituents have, where the sum is the merge's statistic."""
+    kinds: dict[str, StatisticEntry] = {}
+    declared = statistics.load()
+    weighted = plan.options.get("weights") is not None
+    for kind in sorted({kind for source in plan.constituents for kind in source.statistics}):
+        having = [s.statistics[kind] for s in plan.constituents if kind in s.statistics]
+        fresh = len(having) == len(plan.constituents) and all(
+            s.statistics[kind].entry.checkpoint == s.blob for s in plan.constituents
+        )
+        exact = kind in declared and plan.spec.method in declared[kind].combine_exact_for
+        if not (exact and fresh and not weighted):
+            why = (
+                "some constituents lack it or have a stale one"
+                if exact and not fresh
+                else f"it does not combine exactly under '{plan.spec.method}'"
+            )
+            result.remarks.append(f"statistic '{kind}' of '{plan.spec.path}' dropped: {why}")
+            continue
+        path = statistics_index.statistic_path(plan.spec.path, kind)
+        result.combined[path] = _sum(store, having)
+        result.entries.pop(path, None)
+        kinds[kind] = _summary([s.entry for s in having], path, merged_blob)
+    return kinds
+
+
+def _sum(store: ObjectStore, parts: Sequence[StatisticSource]) -> Metadata:
+    """Σ_i S_i for every stored tensor, in float64, stored as float32; one tensor at a time."""
+    return Metadata(
+        {record.name: record for record in _summed_records(store, parts)}, parts[0].metadata.header
+    )
+
+
+def _summed_records(store: ObjectStore, parts: Sequence[StatisticSource]) -> Iterator:
+    import torch
+
+    names = sorted({name for part in parts for name in part.metadata.groups})
+    for name in names:
+        having = [part for part in parts if name in part.metadata.groups]
+        tensors = (bridge.to_torch(Checkpoint(p.metadata, store).read(name)) for p in having)
+        total = sum(tensor.to(torch.float64) for tensor in tensors)
+        yield store_array(name, bridge.to_numpy(torch.as_tensor(total).float()), store)
+
+
+def _summary(entries: Sequence[StatisticEntry], path: str, checkpoint: str) -> StatisticEntry:
+    fingerprints = "\n".join(sorted(entry.fingerprint for entry in entries))
+    return replace(
+        entries[0],
+        path=PurePosixPath(path).name,
+        checkpoint=checkpoint,
+        data=" + ".join(sorted({part for e in entries for part in e.data.split(" + ")})),
+        fingerprint=hashlib.sha256(fingerprints.encode()).hexdigest(),
+        examples=sum(entry.examples for entry in entries),
+        tokens=sum(entry.tokens for entry in entries),
+        layout={key: value for entry in entries for key, value in entry.layout.items()},
+    )

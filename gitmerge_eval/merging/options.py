@@ -1,0 +1,124 @@
+"""What ``--strategy-option`` and the configuration ask for, checked before anything is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gitmerge_eval import methods
+from gitmerge_eval.errors import InvalidOption, UnknownName
+from gitmerge_eval.git.repository import Repository
+from gitmerge_eval.records import MergeMethod
+
+DEFAULT_METHOD = "average"
+ACCUMULATE = ("auto", "float32", "float64")
+GENERAL = {
+    "method": "how checkpoints are merged",
+    "base": "the revision whose checkpoint is θ_p (default: the merge base of all heads)",
+    "device": "auto, cpu, cuda or cuda:<n>",
+    "accumulate": "auto, float32 or float64: the precision of sums",
+}
+GIT_OPTIONS = {
+    *("ours", "theirs", "ignore-space-change", "ignore-all-space", "ignore-space-at-eol"),
+    *("ignore-cr-at-eol", "renormalize", "no-renormalize", "find-renames", "no-renames"),
+    *("rename-threshold", "subtree", "diff-algorithm", "patience", "histogram", "minimal"),
+}
+"""Git's own options of merge strategies, passed on for ordinary files."""
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """The options of one merge, sorted by whose they are."""
+
+    method: MergeMethod
+    given: Mapping[str, str]
+    """The method's options as text."""
+    explicit: bool
+    """Whether the method was named on the command line: then it is never skipped in silence."""
+    git: tuple[str, ...] = ()
+    base: str | None = None
+    device: str = "auto"
+    accumulate: str = "auto"
+
+
+def parse(
+    items: Sequence[tuple[str, str | None]], settings: Mapping[str, str] | None = None
+) -> MergeOptions:
+    """Sort and check ``(name, value)`` pairs; the last of equal names counts, as with Git.
+
+    ``settings`` are defaults from the configuration (``merge-eval.method`` and so on). Raises
+    UnknownName with a suggestion, or InvalidOption.
+    """
+    ours: dict[str, str] = {}
+    git: dict[str, str | None] = {}
+    for name, value in items:
+        if name in GIT_OPTIONS:
+            git[name] = value
+        elif value is None:
+            known = name in GENERAL or any(
+                name == parameter.option
+                for m in methods.load().values()
+                for parameter in m.hyperparameters
+            )
+            if not known:
+                raise _unknown(name, None)
+            raise InvalidOption(f"option '{name}' needs a value: {name}=<value>")
+        else:
+            ours[name] = value
+    defaults = dict(settings or {})
+    explicit = "method" in ours
+    method = methods.get(ours.pop("method", None) or defaults.pop("method", None) or DEFAULT_METHOD)
+    general = {name: ours.pop(name) for name in list(ours) if name in GENERAL}
+    general = {**{k: v for k, v in defaults.items() if k in GENERAL}, **general}
+    own = {parameter.option for parameter in method.hyperparameters}
+    for name in ours:
+        if name not in own:
+            raise _unknown(name, method)
+    given = {**{k: v for k, v in defaults.items() if k in own}, **ours}
+    method.options(given)
+    return MergeOptions(
+        method,
+        given,
+        explicit,
+        tuple(name if value is None else f"{name}={value}" for name, value in git.items()),
+        general.get("base"),
+        _device(general.get("device", "auto")),
+        _choice("accumulate", general.get("accumulate", "auto"), ACCUMULATE),
+    )
+
+
+def settings(repository: Repository, section: str = "merge-eval") -> dict[str, str]:
+    """``merge-eval.method`` and the like, or those of a section below it, as option -> value."""
+    prefix = f"{section}."
+    done = repository.run("config", "-z", "--get-regexp", f"^{section}\\.", check=False)
+    pairs = (line.split("\n", 1) for line in done.fields)
+    return {
+        key.removeprefix(prefix): value
+        for key, _, value in ((p[0], None, p[1] if len(p) > 1 else "true") for p in pairs)
+        if "." not in key.removeprefix(prefix)
+    }
+
+
+def _unknown(name: str, method: MergeMethod | None) -> UnknownName:
+    known = {*GENERAL, *GIT_OPTIONS}
+    if method:
+        known |= {parameter.option for parameter in method.hyperparameters}
+    whose = f" of method '{method.name}'" if method else ""
+    return UnknownName.among(f"strategy option{whose}", name, known)
+
+
+def _choice(name: str, value: str, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise InvalidOption(
+            f"option '{name}' is '{value}', which is not one of {', '.join(choices)}"
+        )
+    return value
+
+
+def _device(value: str) -> str:
+    kind, _, index = value.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (index and not index.isdigit()):
+        raise InvalidOption(
+            f"option 'device' is '{value}', which is not one of auto, cpu, cuda, cuda:<n>"
+        )
+    return value

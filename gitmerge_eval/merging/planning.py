@@ -1,0 +1,353 @@
+"""What a merge of one checkpoint would do: constituents, groups by state, prerequisites, cost.
+
+Reads metadata only; no tensor is opened, and torch is not imported.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import prod
+from pathlib import PurePosixPath
+from typing import Any
+
+from gitmerge_eval import methods
+from gitmerge_eval.checkpoints import statistics_index
+from gitmerge_eval.checkpoints.metadata import GroupRecord, Metadata
+from gitmerge_eval.checkpoints.statistics_index import StatisticEntry
+from gitmerge_eval.errors import (
+    CheckpointError,
+    MergeRefused,
+    MissingBase,
+    MissingStatistic,
+    PrerequisiteError,
+    StaleStatistic,
+)
+from gitmerge_eval.git.repository import Repository
+from gitmerge_eval.merging.options import MergeOptions
+from gitmerge_eval.records import Constituent, LayerShape, MergeMethod, MergeSpec
+
+FLOATING = frozenset({"float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"})
+"""The dtypes that can be averaged; everything else is taken from one constituent."""
+
+
+@dataclass(frozen=True)
+class StatisticSource:
+    """A statistic of one constituent, with the metadata of its file."""
+
+    kind: str
+    blob: str
+    entry: StatisticEntry
+    metadata: Metadata
+
+    def record(self, group: str) -> GroupRecord | None:
+        """The record of the tensor that belongs to ``group``, or None if it has none."""
+        layout = self.entry.layout.get(group)
+        return self.metadata.groups.get(layout["key"]) if layout else None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint at a commit: a constituent, the base, or a reference."""
+
+    label: str
+    commit: str
+    path: str
+    blob: str
+    metadata: Metadata
+    statistics: Mapping[str, StatisticSource] = field(default_factory=dict)
+
+    @property
+    def constituent(self) -> Constituent:
+        """What a MergeSpec and the trailers record of it."""
+        blobs = {kind: statistic.blob for kind, statistic in self.statistics.items()}
+        return Constituent(self.commit, self.label, self.blob, blobs)
+
+
+def open_source(repository: Repository, commit: str, path: str, label: str) -> Source:
+    """The checkpoint at ``commit:path``, with the statistics beside it.
+
+    Raises MergeRefused where there is no such file and CheckpointError where it is not readable.
+    """
+    blob = repository.blob_id(commit, path)
+    if blob is None:
+        raise MergeRefused(f"'{label}' has no checkpoint '{path}'")
+    try:
+        metadata = Metadata.parse(repository.blob(blob))
+    except CheckpointError as error:
+        raise error.within(f"'{path}' of '{label}'") from None
+    return Source(label, commit, path, blob, metadata, _open_statistics(repository, commit, path))
+
+
+def _open_statistics(repository: Repository, commit: str, path: str) -> dict[str, StatisticSource]:
+    index_blob = repository.blob_id(commit, statistics_index.index_path(path))
+    if index_blob is None:
+        return {}
+    index = statistics_index.parse(repository.blob(index_blob))
+    folder = PurePosixPath(path).parent / statistics_index.FOLDER
+    found = {}
+    for kind, entry in index.get(PurePosixPath(path).name, {}).items():
+        blob = repository.blob_id(commit, str(folder / entry.path))
+        if blob is not None:
+            found[kind] = StatisticSource(kind, blob, entry, Metadata.parse(repository.blob(blob)))
+    return found
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """What becomes of one parameter group."""
+
+    name: str
+    state: str
+    """identical, merged, added, deleted, not-averaged or conflict."""
+    record: GroupRecord | None
+    """The result where nothing is computed; for 'merged' a record with shape and dtype."""
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class CheckpointPlan:
+    """The merge of one checkpoint, ready to be computed."""
+
+    spec: MergeSpec
+    method: MergeMethod
+    options: Mapping[str, Any]
+    base: Source | None
+    constituents: tuple[Source, ...]
+    references: Mapping[str, Source]
+    groups: tuple[GroupPlan, ...]
+
+    def in_state(self, state: str) -> tuple[GroupPlan, ...]:
+        """The groups in one state."""
+        return tuple(group for group in self.groups if group.state == state)
+
+    @cached_property
+    def computed(self) -> tuple[GroupPlan, ...]:
+        """The groups to compute, largest first: the last to start is then the shortest."""
+        merged = [group for group in self.groups if group.state == "merged"]
+        return tuple(sorted(merged, key=lambda g: (-_elements(g), g.name)))
+
+    @property
+    def merging_flops(self) -> int:
+        """Table 3's count, summed over the groups that are computed."""
+        return sum(
+            self.method.merging_flops(layer_shape(g, len(self.constituents)), self.options)
+            for g in self.computed
+        )
+
+    @property
+    def read_bytes(self) -> int:
+        """Stored bytes of the objects that are opened, each once."""
+        names = [group.name for group in self.computed]
+        sources = [
+            *self.constituents,
+            *([self.base] if self.base else []),
+            *self.references.values(),
+        ]
+        records = [source.metadata.groups.get(name) for source in sources for name in names]
+        for source, kind in itertools.product(self.constituents, self.spec_statistics):
+            records += [source.statistics[kind].record(name) for name in names]
+        return sum({r.object_id: r.size for r in records if r is not None}.values())
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes of the tensors that are computed, before compression."""
+        return sum(group.record.nbytes for group in self.computed if group.record)
+
+    @property
+    def spec_statistics(self) -> tuple[str, ...]:
+        """The kinds of statistics that the method reads."""
+        return self.method.statistics(self.options)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Estimated memory: the largest group as all constituents, base and result have it."""
+        width = 8 if self.spec.accumulate == "float64" else 4
+        copies = len(self.constituents) + 3
+        gram = (
+            max((_gram_bytes(g, width) for g in self.computed), default=0)
+            if ("gram" in self.spec_statistics)
+            else 0
+        )
+        largest = max((_elements(g) for g in self.computed), default=0)
+        return largest * width * copies + gram * (len(self.constituents) + 2)
+
+
+def plan_checkpoint(
+    repository: Repository,
+    path: str,
+    options: MergeOptions,
+    base: Source | None,
+    constituents: Sequence[Source],
+    accumulate: str,
+) -> CheckpointPlan:
+    """Decide each group's state and check every prerequisite of the method.
+
+    Raises PrerequisiteError (missing base, missing or stale statistic), InvalidOption (a list of
+    the wrong length) or UnknownName.
+    """
+    ordered = _canonical_order(constituents, options)
+    values = options.method.options(options.given, models=len(ordered))
+    if options.method.needs_base(values) and base is None:
+        raise MissingBase(
+            f"'{options.method.name}' needs the base's '{path}', and the heads have no common "
+            "ancestor with it; name one with --strategy-option=base=<revision>"
+        )
+    for source in ordered:
+        for kind in options.method.statistics(values):
+            check_statistic(source, kind, options.method.name)
+    references = {
+        name: open_source(repository, repository.commit(revision), path, revision)
+        for name, revision in options.method.references(values).items()
+    }
+    spec = MergeSpec(
+        path,
+        options.method.name,
+        values,
+        accumulate,
+        base.blob if base else None,
+        tuple(
+            replace(
+                source.constituent,
+                statistics={
+                    k: source.statistics[k].blob for k in options.method.statistics(values)
+                },
+            )
+            for source in ordered
+        ),
+        {name: source.blob for name, source in references.items()},
+    )
+    groups = tuple(_plan_groups(base, ordered))
+    return CheckpointPlan(spec, options.method, values, base, ordered, references, groups)
+
+
+def check_statistic(source: Source, kind: str, method: str) -> None:
+    """MissingStatistic or StaleStatistic unless ``source`` has ``kind`` for its own checkpoint."""
+    remedy = (
+        f"run 'gitmerge-eval stats {kind}' on that branch and commit "
+        f"'{statistics_index.statistic_path(source.path, kind)}'"
+    )
+    statistic = source.statistics.get(kind)
+    if statistic is None:
+        raise MissingStatistic(
+            f"'{method}' needs the statistic '{kind}', which branch '{source.label}' does not have "
+            f"for '{source.path}'; {remedy}"
+        )
+    if statistic.entry.checkpoint != source.blob:
+        raise StaleStatistic(
+            f"the statistic '{kind}' of branch '{source.label}' was computed on another version of "
+            f"'{source.path}' ({statistic.entry.checkpoint[:10]}, now {source.blob[:10]}); {remedy}"
+        )
+
+
+def applicable(base: Source | None, constituents: Iterable[Source]) -> dict[str, str]:
+    """method -> '' where its prerequisites are met with default options, else what is missing."""
+    sources = list(constituents)
+    found = {}
+    for name, method in methods.load().items():
+        try:
+            values = method.options({})
+            if method.needs_base(values) and base is None:
+                raise MissingBase("no base checkpoint")
+            for source in sources:
+                for kind in method.statistics(values):
+                    check_statistic(source, kind, name)
+            found[name] = ""
+        except PrerequisiteError as error:
+            found[name] = str(error)
+    return found
+
+
+def layer_shape(group: GroupPlan, models: int) -> LayerShape:
+    """A group as the d×k layer of the cost formulas: (k, d) as torch keeps it, else n×1."""
+    shape = group.record.shape if group.record else ()
+    if len(shape) < 2:
+        return LayerShape(inputs=prod(shape), outputs=1, models=models)
+    return LayerShape(inputs=prod(shape[1:]), outputs=shape[0], models=models)
+
+
+def _canonical_order(constituents: Sequence[Source], options: MergeOptions) -> tuple[Source, ...]:
+    """Sorted by object id, so that the order of the heads does not matter; as given where an
+    option speaks of positions."""
+    positional = {p.option for p in options.method.hyperparameters if p.positional}
+    if positional & set(options.given):
+        return tuple(constituents)
+    return tuple(sorted(constituents, key=lambda source: source.blob))
+
+
+def _plan_groups(base: Source | None, constituents: Sequence[Source]) -> Iterable[GroupPlan]:
+    names = sorted(
+        set().union(*(source.metadata.groups for source in constituents))
+        | set(base.metadata.groups if base else ())
+    )
+    for name in names:
+        original = base.metadata.groups.get(name) if base else None
+        yield _plan_group(name, original, base is not None, constituents)
+
+
+def _plan_group(
+    name: str, original: GroupRecord | None, has_base: bool, constituents: Sequence[Source]
+) -> GroupPlan:
+    versions = [source.metadata.groups.get(name) for source in constituents]
+    present = [record for record in versions if record is not None]
+    if original is not None and len(present) < len(versions):
+        return _plan_deleted(name, original, constituents)
+    if original is None and (has_base or len(present) < len(versions)):
+        return _plan_added(name, present, constituents)
+    reference = original or present[0]
+    if all(_value(record) == _value(reference) for record in present) and (
+        original is not None or len(present) == len(versions)
+    ):
+        return GroupPlan(name, "identical", reference)
+    for source, record in zip(constituents, present, strict=True):
+        if (record.shape, record.dtype) != (reference.shape, reference.dtype):
+            return GroupPlan(
+                name,
+                "conflict",
+                original,
+                f"'{source.label}' has {record.dtype}{list(record.shape)}, "
+                f"{'the base' if original else repr(constituents[0].label)} has "
+                f"{reference.dtype}{list(reference.shape)}",
+            )
+    if reference.dtype not in FLOATING:
+        changed = [r for r in present if original is None or _value(r) != _value(original)]
+        first = next(s.label for s, r in zip(constituents, present, strict=True) if r is changed[0])
+        return GroupPlan(
+            name, "not-averaged", changed[0], f"{reference.dtype}: taken from '{first}'"
+        )
+    return GroupPlan(name, "merged", reference)
+
+
+def _plan_deleted(name: str, original: GroupRecord, constituents: Sequence[Source]) -> GroupPlan:
+    kept = [s for s in constituents if name in s.metadata.groups]
+    gone = [s.label for s in constituents if name not in s.metadata.groups]
+    if all(_value(source.metadata.groups[name]) == _value(original) for source in kept):
+        return GroupPlan(name, "deleted", None, f"deleted by {', '.join(gone)}")
+    changed = [s.label for s in kept if _value(s.metadata.groups[name]) != _value(original)]
+    return GroupPlan(
+        name, "conflict", original, f"deleted by {', '.join(gone)}, changed by {', '.join(changed)}"
+    )
+
+
+def _plan_added(
+    name: str, present: Sequence[GroupRecord], constituents: Sequence[Source]
+) -> GroupPlan:
+    owners = [source.label for source in constituents if name in source.metadata.groups]
+    if all(_value(record) == _value(present[0]) for record in present):
+        return GroupPlan(name, "added", present[0], f"added by {', '.join(owners)}")
+    return GroupPlan(name, "conflict", None, f"added differently by {', '.join(owners)}")
+
+
+def _value(record: GroupRecord) -> tuple[str, str, tuple[int, ...]]:
+    return record.object_id, record.dtype, record.shape
+
+
+def _elements(group: GroupPlan) -> int:
+    return prod(group.record.shape) if group.record else 0
+
+
+def _gram_bytes(group: GroupPlan, width: int) -> int:
+    shape = layer_shape(group, 1)
+    return shape.inputs * shape.inputs * width if shape.outputs > 1 else 0

@@ -1,0 +1,204 @@
+"""Recomputes a merge commit from its trailers and compares it object by object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gitmerge_eval.checkpoints import bridge
+from gitmerge_eval.checkpoints.checkpoint import Checkpoint
+from gitmerge_eval.checkpoints.lfs import ObjectStore, ScratchStore
+from gitmerge_eval.checkpoints.metadata import Metadata
+from gitmerge_eval.errors import GitMergeEvalError, UsageError
+from gitmerge_eval.git import trailers
+from gitmerge_eval.git.repository import Repository
+from gitmerge_eval.git.trailers import MergeTrailers
+from gitmerge_eval.git.trees import changed_tensor_paths, differing
+from gitmerge_eval.merging import options as merge_options
+from gitmerge_eval.merging.computing import Progress, compute, silent
+from gitmerge_eval.merging.planning import CheckpointPlan, open_source, plan_checkpoint
+
+TOLERANCE = 1e-4
+"""Relative error that a method which solves linear systems may show on another machine."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found out about one checkpoint of a merge."""
+
+    path: str
+    verdict: str
+    """exact, within-tolerance, or wrong."""
+    problems: tuple[str, ...] = ()
+    groups: int = 0
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found out about one merge commit."""
+
+    commit: str
+    findings: tuple[Finding, ...] = ()
+    problems: tuple[str, ...] = field(default=())
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems and all(f.verdict != "wrong" for f in self.findings)
+
+
+def verify(
+    repository: Repository, revision: str, *, device: str = "auto", progress: Progress = silent
+) -> Verification:
+    """Recompute the merge at ``revision``.
+
+    Elementwise methods must give the same objects; regmean and mats may differ by
+    :data:`TOLERANCE`. Nothing is stored. Raises UsageError where the commit is no merge of
+    checkpoints at all.
+    """
+    commit = repository.commit(revision)
+    record = trailers.read(repository, commit)
+    if record is None:
+        return _without_trailers(repository, commit, revision)
+    problems = _unrecorded(repository, commit, record)
+    findings = []
+    for blob, path in record.models:
+        actual = repository.blob_id(commit, path)
+        if actual != blob:
+            problems.append(
+                f"'{path}' is {(actual or 'absent')[:10]}, but its trailer Merge-Model says "
+                f"{blob[:10]}: the model was changed after the merge, or the trailers were copied"
+            )
+        if actual is not None:
+            findings.append(_recompute(repository, record, path, actual, device, progress))
+    return Verification(commit, tuple(findings), tuple(problems))
+
+
+def _without_trailers(repository: Repository, commit: str, revision: str) -> Verification:
+    parents = repository.text("log", "-1", "--format=%P", commit, "--").split()
+    if len(parents) < 2:
+        raise UsageError(f"'{revision}' is not a merge of checkpoints; name a merge commit")
+    paths = _merged_paths(repository, commit, parents)
+    if not paths:
+        raise UsageError(f"'{revision}' is a merge, but no checkpoint was merged in it")
+    return Verification(
+        commit,
+        problems=tuple(
+            f"'{path}' differs from all parents, and no trailer says how it was merged; it was "
+            "merged as text or by hand"
+            for path in sorted(paths)
+        ),
+    )
+
+
+def _unrecorded(repository: Repository, commit: str, record: MergeTrailers) -> list[str]:
+    parents = repository.text("log", "-1", "--format=%P", commit, "--").split()
+    known = {path for _, path in record.models}
+    return [
+        f"'{path}' differs from all parents, but no trailer Merge-Model names it"
+        for path in sorted(_merged_paths(repository, commit, parents) - known)
+        if "/statistics/" not in f"/{path}"
+    ]
+
+
+def _merged_paths(repository: Repository, commit: str, parents: Sequence[str]) -> set[str]:
+    if len(parents) < 2:
+        return set()
+    changed = set.intersection(*(differing(repository, parent, commit) for parent in parents))
+    return changed & changed_tensor_paths(repository, None, [commit])
+
+
+def _recompute(
+    repository: Repository,
+    record: MergeTrailers,
+    path: str,
+    actual: str,
+    device: str,
+    progress: Progress,
+) -> Finding:
+    try:
+        plan = plan_from(repository, record, path)
+        recorded = next((digest for digest, where in record.specs if where == path), None)
+        problems = []
+        if recorded is not None and recorded != plan.spec.digest:
+            problems.append(
+                "its trailer Merge-Spec is not the digest of the trailers' method, options and "
+                "constituents: one of them was edited"
+            )
+        store = ScratchStore(repository)
+        done = compute(plan, store, device=device, progress=progress)
+        written = Metadata.parse(repository.blob(actual))
+        exact, wrong = _compare(repository, plan, done.metadata, written, store)
+        problems += wrong
+        verdict = "wrong" if problems else "exact" if exact else "within-tolerance"
+        return Finding(path, verdict, tuple(problems), len(written.groups))
+    except GitMergeEvalError as error:
+        return Finding(path, "wrong", (f"cannot be recomputed: {error}",))
+
+
+def plan_from(repository: Repository, record: MergeTrailers, path: str) -> CheckpointPlan:
+    """The plan that the trailers describe; errors name what is missing by now."""
+    options = dict(record.options)
+    accumulate = str(options.pop("accumulate", "float64"))
+    chosen = merge_options.parse(
+        [("method", record.method), *((name, _text(value)) for name, value in options.items())]
+    )
+    base = None
+    for commit in record.bases:
+        if repository.blob_id(commit, path) is not None:
+            base = open_source(repository, commit, path, "the base")
+    sources = [
+        open_source(repository, repository.commit(commit), path, name)
+        for commit, name in record.constituents
+    ]
+    sources = [s for s in sources if base is None or s.blob != base.blob]
+    return plan_checkpoint(repository, path, chosen, base, sources, accumulate)
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(repr, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _compare(
+    repository: Repository,
+    plan: CheckpointPlan,
+    expected: Metadata,
+    written: Metadata,
+    scratch: ObjectStore,
+) -> tuple[bool, list[str]]:
+    """Whether all objects are equal, and the groups that are wrong."""
+    exact, wrong = True, []
+    computed = {group.name for group in plan.computed}
+    for name in sorted({*expected.groups, *written.groups}):
+        ours, theirs = expected.groups.get(name), written.groups.get(name)
+        if ours is None or theirs is None:
+            wrong.append(f"group '{name}' is {'not to be there' if ours is None else 'missing'}")
+        elif (ours.object_id, ours.dtype, ours.shape) != (
+            theirs.object_id, theirs.dtype, theirs.shape,
+        ):  # fmt: skip
+            exact = False
+            tolerant = not plan.method.elementwise and name in computed
+            error = _relative_error(repository, name, expected, written, scratch)
+            if not tolerant or error > TOLERANCE:
+                wrong.append(
+                    f"group '{name}' is not what {plan.spec.method} gives: relative difference "
+                    f"{error:.2g} (stored object {theirs.object_id[:10]}, recomputed "
+                    f"{ours.object_id[:10]})"
+                )
+    return exact, wrong
+
+
+def _relative_error(
+    repository: Repository,
+    name: str,
+    expected: Metadata,
+    written: Metadata,
+    scratch: ObjectStore,
+) -> float:
+    """‖stored - recomputed‖ / ‖recomputed‖, infinite where the shapes differ."""
+    mine = bridge.to_torch(Checkpoint(expected, scratch).read(name)).double()
+    theirs = bridge.to_torch(Checkpoint(written, ObjectStore(repository)).read(name)).double()
+    if mine.shape != theirs.shape:
+        return float("inf")
+    return float((theirs - mine).norm() / mine.norm().clamp_min(1e-30))
