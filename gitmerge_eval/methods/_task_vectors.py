@@ -1,0 +1,55 @@
+"""Task vectors τ_i = θ_i - θ_p: whole, or thinned out by DARE."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gitmerge_eval.errors import MissingBase
+from gitmerge_eval.methods._random import kept
+from gitmerge_eval.methods._sums import add_scaled
+from gitmerge_eval.records import ParameterGroup
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def base_of(group: ParameterGroup) -> Tensor:
+    """θ_p; MissingBase where the group has none."""
+    if group.base is None:
+        raise MissingBase(
+            f"the base has no parameter group '{group.name}'; name a base that has it with "
+            "'-X base=<revision>'"
+        )
+    return group.base
+
+
+def changed(group: ParameterGroup) -> tuple[int, ...]:
+    """The positions of the constituents whose task vector is not zero."""
+    return tuple(i for i, is_changed in enumerate(group.changed) if is_changed)
+
+
+def task_vector(group: ParameterGroup, index: int) -> Tensor:
+    """τ_i = θ_i - θ_p of one constituent."""
+    return group.constituents[index] - base_of(group)
+
+
+def add_task_vectors(group: ParameterGroup, scale: float) -> Tensor:
+    """θ_p + λ Σ τ_i; with λ = 1 and one constituent that changed, that constituent itself."""
+    moved = changed(group)
+    if scale == 1 and len(moved) == 1:
+        return group.constituents[moved[0]]
+    return add_scaled(base_of(group), [task_vector(group, i) for i in moved], scale)
+
+
+def thinned_task_vector(
+    group: ParameterGroup, index: int, *, drop_rate: float, seed: int
+) -> Tensor:
+    """(1 - m) ⊙ τ_i, m ~ Bernoulli(p): DARE's mask, not rescaled.
+
+    m is a function of the seed, the group's name, the constituent's identity and the position.
+    """
+    vector = task_vector(group, index)
+    if drop_rate == 0:
+        return vector
+    mask = kept(vector.shape, drop_rate, (seed, group.name, group.identities[index]), vector.device)
+    return vector.masked_fill_(~mask, 0)

@@ -1,0 +1,52 @@
+"""DARE: task arithmetic with task vectors that were thinned out at random and rescaled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gitmerge_eval.methods import _task_vectors as vectors
+from gitmerge_eval.methods._options import SEED
+from gitmerge_eval.methods._options import drop_rate as drop_rate_option
+from gitmerge_eval.methods._options import scale as scale_option
+from gitmerge_eval.methods._sums import add_scaled
+from gitmerge_eval.methods.task_arithmetic import DEFAULT_SCALE
+from gitmerge_eval.records import MergeMethod, ParameterGroup
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def dare(
+    group: ParameterGroup, *, scale: float = DEFAULT_SCALE, drop_rate: float = 0.5, seed: int = 0
+) -> Tensor:
+    """θ = θ_p + λ Σ (1-m_i) ⊙ τ_i / (1-p), m_i ~ Bernoulli(p) (Yu et al. 2024).
+
+    p = 0 is task arithmetic, p = 1 is θ_p. The mask depends on the seed, the group's name, the
+    constituent's identity and the position alone.
+    """
+    if drop_rate == 0:
+        return vectors.add_task_vectors(group, scale)
+    base = vectors.base_of(group)
+    if drop_rate == 1:
+        return base
+    thinned = [
+        vectors.thinned_task_vector(group, i, drop_rate=drop_rate, seed=seed)
+        for i in vectors.changed(group)
+    ]
+    return add_scaled(base, thinned, scale / (1 - drop_rate))
+
+
+METHOD = MergeMethod(
+    name="dare",
+    title="DARE",
+    kernel=dare,
+    reference="Yu et al. 2024, arXiv 2311.03099",
+    hyperparameters=(
+        scale_option(DEFAULT_SCALE, "the factor of the summed task vectors"),
+        drop_rate_option(0.5),
+        SEED,
+    ),
+    needs_base=lambda options: True,
+    merging_flops=lambda shape, options: (6 * shape.models + 1) * shape.inputs * shape.outputs,
+    flops_formula="(6M+1)·dk",
+)

@@ -1,0 +1,56 @@
+"""Fisher merging: the average weighted by each constituent's diagonal Fisher information."""
+
+from __future__ import annotations
+
+from gitmerge_eval.methods._options import WEIGHTS, normalised
+from gitmerge_eval.methods._sums import combination
+from gitmerge_eval.records import MergeMethod, Outcome, ParameterGroup
+
+
+def fisher(group: ParameterGroup, *, weights: tuple[float, ...] | None = None) -> Outcome:
+    """θ = Σ w_i F_i ⊙ θ_i / Σ w_i F_i; the (weighted) average where Σ w_i F_i is 0.
+
+    Computed as θ̄ + Σ w_i r_i ⊙ (θ_i - θ̄) / Σ w_i r_i with θ̄ the average and r_i = F_i / max_j F_j
+    element by element, so that Fishers near the smallest float neither vanish nor divide by zero.
+    Figure: ``zero_fisher``, the number of elements that were averaged. A group without Fishers is
+    averaged, with a remark.
+
+    Raises InvalidOption where the weights are not M numbers with a positive sum.
+    """
+    import torch
+
+    coefficients = normalised(weights, len(group.constituents))
+    mean = combination(group.constituents, coefficients, total=1.0)
+    fishers = group.statistics.get("fisher")
+    if fishers is None:
+        return Outcome(mean, remarks=("no Fisher: averaged",))
+    largest = fishers[0]
+    for information in fishers[1:]:
+        largest = torch.maximum(largest, information)
+    largest = largest.where(largest > 0, 1)
+    correction, weight = torch.zeros_like(mean), torch.zeros_like(mean)
+    for tensor, information, coefficient in zip(
+        group.constituents, fishers, coefficients, strict=True
+    ):
+        relative = (information / largest).mul_(coefficient)
+        weight.add_(relative)
+        correction.add_((tensor - mean).mul_(relative))
+    empty = weight == 0
+    value = correction.div_(weight.masked_fill_(empty, 1)).add_(mean)
+    return Outcome(value, figures={"zero_fisher": float(empty.sum())})
+
+
+METHOD = MergeMethod(
+    name="fisher",
+    title="Fisher merging",
+    kernel=fisher,
+    reference="Matena and Raffel 2022, arXiv 2111.09832",
+    hyperparameters=(WEIGHTS,),
+    statistics=lambda options: ("fisher",),
+    merging_flops=lambda shape, options: (3 * shape.models - 1) * shape.inputs * shape.outputs,
+    statistics_flops=lambda shape, tokens, options: (
+        4 * shape.models * tokens * shape.inputs**2 * shape.outputs
+    ),
+    flops_formula="(3M-1)·dk",
+    statistics_formula="4M·T·d²k",
+)

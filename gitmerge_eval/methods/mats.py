@@ -1,0 +1,174 @@
+"""MaTS: matching models in their task parameter subspaces by conjugate gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from gitmerge_eval.errors import PrerequisiteError
+from gitmerge_eval.methods import _linear_system as linear
+from gitmerge_eval.methods._options import scale as scale_option
+from gitmerge_eval.methods._sums import combination
+from gitmerge_eval.methods._task_vectors import add_task_vectors
+from gitmerge_eval.methods.task_arithmetic import DEFAULT_SCALE
+from gitmerge_eval.records import Hyperparameter, LayerShape, MergeMethod, Outcome, ParameterGroup
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def mats(
+    group: ParameterGroup,
+    *,
+    iterations: int = 20,
+    init: str = "task-arithmetic",
+    init_scale: float = DEFAULT_SCALE,
+    system: str = "auto",
+) -> Outcome:
+    """N steps of conjugate gradient on (Σ G_i) W = Σ G_i W_i from ``init`` (Tam et al. 2024).
+
+    W_i is d×k, inputs first. With the statistic ``gram`` G_i is the Gram matrix (d×d) of the
+    layer's inputs; with ``fisher`` it is the diagonal Fisher, element by element. ``system`` 'gram'
+    and 'fisher' name one of them, 'auto' takes what the group has, Gram matrices first. ``init`` is
+    task arithmetic with ``init_scale``, the average, or a revision (``group.references['init']``).
+    A group that has no such statistic is averaged, with a remark; one constituent is returned as
+    it is. Figures: ``initial_residual`` and ``relative_residual``, ‖B - A W‖ / ‖B‖ at the start and
+    at the end.
+
+    Raises StaleStatistic for Gram matrices of another size and PrerequisiteError where the init
+    revision lacks the group.
+    """
+    models = len(group.constituents)
+    if models == 1 or group.constituents[0].numel() == 0:
+        return Outcome(group.constituents[0])
+    kind = _system_of(group, system)
+    if kind is None:
+        wanted = "Fisher" if system == "fisher" else "Gram matrix"
+        return Outcome(_average(group), remarks=(f"no {wanted}: averaged",))
+    start = _start(group, init, init_scale)
+    return (
+        _by_gram(group, start, iterations)
+        if kind == "gram"
+        else _by_fisher(group, start, iterations)
+    )
+
+
+def _system_of(group: ParameterGroup, wanted: str) -> str | None:
+    """The kind of statistic whose system is solved for this group."""
+    kinds = ("gram", "fisher") if wanted == "auto" else (wanted,)
+    return next((kind for kind in kinds if kind in group.statistics), None)
+
+
+def _average(group: ParameterGroup) -> Tensor:
+    models = len(group.constituents)
+    return combination(group.constituents, (1 / models,) * models, total=1.0)
+
+
+def _start(group: ParameterGroup, init: str, init_scale: float) -> Tensor:
+    """X_0, in the group's shape."""
+    if init == "task-arithmetic":
+        return add_task_vectors(group, init_scale)
+    if init == "average":
+        return _average(group)
+    if "init" not in group.references:
+        raise PrerequisiteError(
+            f"revision '{init}' of option 'init' has no parameter group '{group.name}'; "
+            "name a revision of the same architecture, 'task-arithmetic' or 'average'"
+        )
+    return group.references["init"]
+
+
+def _by_gram(group: ParameterGroup, start: Tensor, iterations: int) -> Outcome:
+    """Conjugate gradient on the d×k matrix."""
+    grams = linear.checked_grams(group)
+    assert grams is not None
+    origin = linear.as_matrix(start, group.input_axis)
+    matrix, residual = origin.new_zeros(grams[0].shape), origin.new_zeros(origin.shape)
+    for gram, difference in zip(grams, linear.differences(group, origin), strict=True):
+        exact = gram.double()
+        matrix += exact
+        residual += exact @ difference
+    value, figures = _descend(lambda direction: matrix @ direction, origin, residual, iterations)
+    return Outcome(linear.as_weight(value, start, group.input_axis), figures=figures)
+
+
+def _by_fisher(group: ParameterGroup, start: Tensor, iterations: int) -> Outcome:
+    """Conjugate gradient with the diagonal matrix Σ F_i, over all elements of the group."""
+    origin = start.double()
+    diagonal, residual = origin.new_zeros(origin.shape), origin.new_zeros(origin.shape)
+    for tensor, fisher in zip(group.constituents, group.statistics["fisher"], strict=True):
+        exact = fisher.double()
+        diagonal += exact
+        residual += exact * (tensor.double() - origin)
+    value, figures = _descend(lambda direction: diagonal * direction, origin, residual, iterations)
+    return Outcome(value.to(start.dtype), figures=figures)
+
+
+def _descend(
+    apply: Callable[[Tensor], Tensor], origin: Tensor, residual: Tensor, iterations: int
+) -> tuple[Tensor, Mapping[str, float]]:
+    """X_0 plus N steps, and the relative residuals, brought to the host in one transfer."""
+    import torch
+
+    norm = torch.linalg.vector_norm
+    right = norm(residual + apply(origin))
+    change, left = linear.conjugate_gradient(apply, residual, iterations)
+    ratios = torch.stack([norm(residual), norm(left)]) / torch.where(right > 0, right, 1.0)
+    initial, relative = ratios.tolist()
+    return origin + change, {"initial_residual": initial, "relative_residual": relative}
+
+
+def _merging_flops(shape: LayerShape, options: Mapping[str, Any]) -> int:
+    """(M+N)d²k + (2M+5N-2)dk; a diagonal system's products cost dk instead of d²k."""
+    models, steps, size = shape.models, options["iterations"], shape.inputs * shape.outputs
+    product = size if options["system"] == "fisher" else shape.inputs * size
+    return int((models + steps) * product + (2 * models + 5 * steps - 2) * size)
+
+
+METHOD = MergeMethod(
+    name="mats",
+    title="MaTS",
+    kernel=mats,
+    reference="Tam et al. 2024, arXiv 2312.04339",
+    hyperparameters=(
+        Hyperparameter(
+            name="iterations",
+            type=int,
+            default=20,
+            help="steps of conjugate gradient",
+            symbol="N",
+            minimum=0,
+            sweep=tuple(range(10, 101, 10)),
+        ),
+        Hyperparameter(
+            name="init",
+            type=str,
+            default="task-arithmetic",
+            help="where to start: task-arithmetic, average, or a revision with a merged model",
+        ),
+        scale_option(
+            DEFAULT_SCALE,
+            "the factor of the task vectors where init=task-arithmetic",
+            name="init_scale",
+        ),
+        Hyperparameter(
+            name="system",
+            type=str,
+            default="auto",
+            help="Gram matrices, diagonal Fishers, or what a group has (asks for Gram matrices)",
+            choices=("auto", "gram", "fisher"),
+        ),
+    ),
+    needs_base=lambda options: options["init"] == "task-arithmetic",
+    statistics=lambda options: ("fisher",) if options["system"] == "fisher" else ("gram",),
+    references=lambda options: (
+        {} if options["init"] in ("task-arithmetic", "average") else {"init": options["init"]}
+    ),
+    elementwise=False,
+    merging_flops=_merging_flops,
+    statistics_flops=lambda shape, tokens, options: (
+        4 * shape.models * tokens * shape.inputs**2 * shape.outputs
+    ),
+    flops_formula="(M+N)·d²k + (2M+5N-2)·dk; system=fisher: (3M+6N-2)·dk",
+    statistics_formula="4M·T·d²k",
+)

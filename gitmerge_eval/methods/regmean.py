@@ -1,0 +1,82 @@
+"""RegMean: the weights whose outputs are nearest to all constituents' on their own inputs."""
+
+from __future__ import annotations
+
+from gitmerge_eval.methods import _linear_system as system
+from gitmerge_eval.methods._options import TENTHS
+from gitmerge_eval.methods._sums import combination
+from gitmerge_eval.records import Hyperparameter, LayerShape, MergeMethod, Outcome, ParameterGroup
+
+
+def regmean(group: ParameterGroup, *, off_diagonal: float = 0.9) -> Outcome:
+    """W = (Σ G̃_i)^-1 Σ G̃_i W_i with G̃_i = λ G_i + (1-λ) diag(G_i) (Jin et al. 2023).
+
+    W_i is d×k, inputs first; G_i (d×d) is the statistic ``gram``, the mean outer product of the
+    layer's inputs. Solved by Cholesky for the difference from the average, so that directions
+    without data keep the average. A singular sum gets the smallest ridge that works, with a remark
+    and the figure ``ridge``. A group without Gram matrices is averaged, with a remark.
+
+    Raises StaleStatistic for Gram matrices of another size and SingularGram where no ridge works.
+    """
+    import torch
+
+    constituents = group.constituents
+    models = len(constituents)
+    mean = combination(constituents, (1 / models,) * models, total=1.0)
+    grams = system.checked_grams(group)
+    if grams is None:
+        return Outcome(mean, remarks=("no Gram matrix: averaged",))
+    if models == 1 or mean.numel() == 0:
+        return Outcome(mean)
+    start = system.as_matrix(mean, group.input_axis)
+    matrix = torch.zeros_like(grams[0], dtype=torch.float64)
+    right = torch.zeros_like(start)
+    longest = torch.zeros((), dtype=torch.float64, device=start.device)
+    for gram, difference in zip(grams, system.differences(group, start), strict=True):
+        damped = gram.double() * off_diagonal
+        damped.diagonal().copy_(gram.diagonal())
+        matrix += damped
+        right += damped @ difference
+        longest = longest + torch.linalg.vector_norm(difference)
+    if not bool(matrix.any()):
+        return Outcome(mean, remarks=("the Gram matrices are zero: averaged",))
+    solution, ridge = system.solve(matrix, right, float(longest), group.name)
+    value = system.as_weight(start + solution, mean, group.input_axis)
+    if ridge == 0:
+        return Outcome(value)
+    remark = f"singular Gram matrices: ridge of {ridge:.0e} times the mean diagonal"
+    return Outcome(value, remarks=(remark,), figures={"ridge": ridge})
+
+
+def _merging_flops(shape: LayerShape) -> int:
+    """(M+2)d²k + (3M-2)dk."""
+    models, inputs, outputs = shape.models, shape.inputs, shape.outputs
+    return (models + 2) * inputs**2 * outputs + (3 * models - 2) * inputs * outputs
+
+
+METHOD = MergeMethod(
+    name="regmean",
+    title="RegMean",
+    kernel=regmean,
+    reference="Jin et al. 2023, arXiv 2212.09849",
+    hyperparameters=(
+        Hyperparameter(
+            name="off_diagonal",
+            type=float,
+            default=0.9,
+            help="the factor of the Gram matrices' off-diagonal elements",
+            symbol="λ",
+            minimum=0.0,
+            maximum=1.0,
+            sweep=(0.0, *TENTHS),
+        ),
+    ),
+    statistics=lambda options: ("gram",),
+    elementwise=False,
+    merging_flops=lambda shape, options: _merging_flops(shape),
+    statistics_flops=lambda shape, tokens, options: (
+        shape.models * tokens * shape.inputs**2 * shape.outputs
+    ),
+    flops_formula="(M+2)·d²k + (3M-2)·dk",
+    statistics_formula="M·T·d²k",
+)

@@ -1,0 +1,74 @@
+"""TIES: trim, elect signs, merge those that agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from gitmerge_eval.methods._costs import trimming_flops
+from gitmerge_eval.methods._options import SCOPE_HELP
+from gitmerge_eval.methods._options import density as density_option
+from gitmerge_eval.methods._options import scale as scale_option
+from gitmerge_eval.methods._options import scope as scope_option
+from gitmerge_eval.methods._sign_election import MAJORITY_SIGN, elected_mean, majority_sign
+from gitmerge_eval.methods._task_vectors import base_of, task_vector
+from gitmerge_eval.methods._trimming import TRIM_THRESHOLD, trim_thresholds, trimmed
+from gitmerge_eval.records import Groups, MergeMethod, ParameterGroup, WholeModelScalar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def ties(
+    group: ParameterGroup, *, scale: float = 1.0, density: float = 0.2, scope: str = "group"
+) -> Tensor:
+    """θ = θ_p + λ · τ, τ the mean of the trimmed τ̂_i that have the elected sign.
+
+    τ̂_i keeps the elements with |τ_i| at or above the scalar ``trim_threshold`` (the ``density``
+    part of all elements of the groups that constituent i changed); the statistic ``trimmed`` takes
+    its place where the group has it, and must then have been made at the same density. Elected is
+    sgn(Σ τ̂_i); where that is 0, the majority sign of the group or of the model (``scope``).
+    """
+    majority = group.scalars[MAJORITY_SIGN][0] if scope == "model" else None
+    return elected_mean(base_of(group), _vectors(group), scale, majority)
+
+
+def _vectors(group: ParameterGroup) -> tuple[Tensor, ...]:
+    """The trimmed task vectors: precomputed ones where they are there."""
+    return group.statistics.get("trimmed") or trimmed(group, task_vector)
+
+
+def _scalars(options: Mapping[str, Any], models: int) -> tuple[WholeModelScalar, ...]:
+    """The thresholds unless everything is kept, and the model's majority sign where it counts."""
+
+    def thresholds(groups: Groups, options: Mapping[str, Any]) -> tuple[float, ...]:
+        return trim_thresholds(groups, models, options["density"], task_vector)
+
+    def majority(groups: Groups, options: Mapping[str, Any]) -> tuple[float, ...]:
+        return majority_sign(groups, _vectors)
+
+    return (
+        *([WholeModelScalar(TRIM_THRESHOLD, thresholds)] if options["density"] < 1 else []),
+        *([WholeModelScalar(MAJORITY_SIGN, majority)] if options["scope"] == "model" else []),
+    )
+
+
+METHOD = MergeMethod(
+    name="ties",
+    title="TIES",
+    kernel=ties,
+    reference="Yadav et al. 2023, arXiv 2306.01708",
+    hyperparameters=(
+        scale_option(1.0, "the factor of the merged task vector"),
+        density_option(0.2, "the part of each task vector's elements that is kept"),
+        scope_option(f"whether the majority sign that settles ties is taken {SCOPE_HELP}"),
+    ),
+    needs_base=lambda options: True,
+    scalars=_scalars,
+    merging_flops=lambda shape, options: (4 * shape.models + 1) * shape.inputs * shape.outputs,
+    statistics_flops=lambda shape, tokens, options: trimming_flops(
+        shape.inputs * shape.outputs, shape.models, options["density"]
+    ),
+    flops_formula="(4M+1)·dk",
+    statistics_formula="M·K·dk + M·dk·ln K, K in percent",
+)
