@@ -41,16 +41,12 @@ def git_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield home
 
 
-def new_repository(folder: Path) -> Repository:
-    """An empty repository in ``folder``, on an unborn 'main'."""
-    subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
-    return Repository(folder)
-
-
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
     """A fresh, empty repository on an unborn branch 'main'."""
-    return new_repository(tmp_path / "repository")
+    folder = tmp_path / "repository"
+    subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
+    return Repository(folder)
 
 
 Committer = Callable[..., str]
@@ -58,16 +54,18 @@ Committer = Callable[..., str]
 
 @pytest.fixture
 def commit(repository: Repository) -> Committer:
-    """``commit({path: text or bytes, …}, message='…')``: writes, adds, commits, returns the id."""
+    """``commit({path: text or bytes}, 'message', to=a repository)``; returns the commit's id."""
 
-    def write(files: Mapping[str, str | bytes], message: str = "a change") -> str:
+    def write(
+        files: Mapping[str, str | bytes], message: str = "a change", *, to: Repository = repository
+    ) -> str:
         for name, content in files.items():
-            path = repository.directory / name
+            path = to.directory / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content.encode() if isinstance(content, str) else content)
         if files:
-            repository.run("add", "--", *files)
-        repository.run("commit", "--quiet", "--allow-empty", "-m", message)
-        return repository.text("rev-parse", "HEAD")
+            to.run("add", "--", *files)
+        to.run("commit", "--quiet", "--allow-empty", "-m", message)
+        return to.text("rev-parse", "HEAD")
 
     return write
