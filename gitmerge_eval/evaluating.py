@@ -242,7 +242,7 @@ def _materialised(repository: Repository, blob: str, path: str) -> Iterator[Path
     folder = Path(tempfile.mkdtemp(dir=parent))
     try:
         file = folder / Path(path).name
-        smudge(repository.blob(blob), ObjectStore(repository), file)
+        smudge(repository.blob(blob), ObjectStore(repository), file, path=path)
         yield file
     finally:
         shutil.rmtree(folder, ignore_errors=True)

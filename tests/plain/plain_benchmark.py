@@ -1,0 +1,71 @@
+"""A benchmark whose family is a plain function: what a third party's package would hold.
+
+A model is one number for each skill, and its score on a task is the mean of the task's skills. It
+writes down what it computed (PLAIN_LOG), and can be slow (PLAIN_SECONDS a task) or fail.
+"""
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+from safetensors.numpy import load_file
+
+from gitmerge_eval.records import Benchmark, StatisticFile, Task
+
+AXES = {"category": ("fruit", "bird", "tool"), "domain": ("quickdraw", "real", "sketch")}
+UNAVAILABLE = {"tool-real"}
+
+
+def evaluate(checkpoint, tasks, *, split, device, progress=None, settings=None):
+    if os.environ.get("PLAIN_FAIL"):
+        raise RuntimeError(os.environ["PLAIN_FAIL"])
+    skills = load_file(checkpoint)
+    scores = {}
+    for task in tasks:
+        seconds = float(os.environ.get("PLAIN_SECONDS", "0"))
+        for step in range(10):
+            time.sleep(seconds / 10)
+            if progress is not None:
+                progress(task, step + 1, 10)
+        log(f"{checkpoint} {task} {split} {(settings or {}).get('seed')}")
+        scores[task] = float(sum(skills[skill][0] for skill in task.split("-"))) / 2
+    return scores
+
+
+def fingerprint(task, split, settings=None):
+    return hashlib.sha256(f"{task} {split} {sorted((settings or {}).items())}".encode()).hexdigest()
+
+
+def collect(kind, checkpoint, task, *, options=None, settings=None, device="cpu", progress=None):
+    tensors = load_file(checkpoint)
+    return StatisticFile(
+        kind, tensors, {name: {"key": name} for name in tensors}, 1, 1, f"plain/{task}:train", "f"
+    )
+
+
+def log(line):
+    if os.environ.get("PLAIN_LOG"):
+        with Path(os.environ["PLAIN_LOG"]).open("a") as file:
+            file.write(line + "\n")
+
+
+BENCHMARK = Benchmark(
+    name="plain",
+    title="Numbers as skills",
+    axes=AXES,
+    tasks=tuple(
+        Task(
+            f"{category}-{domain}",
+            {"category": category, "domain": domain},
+            "unavailable" if f"{category}-{domain}" in UNAVAILABLE else "generalization",
+        )
+        for category in AXES["category"]
+        for domain in AXES["domain"]
+    ),
+    metric="skill",
+    evaluator_version="1",
+    evaluate=evaluate,
+    fingerprint=fingerprint,
+    collect=collect,
+)
