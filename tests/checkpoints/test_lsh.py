@@ -1,0 +1,101 @@
+"""Signatures equal git-theta's own FastEuclideanLSH."""
+
+import os
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from gitmerge_eval.checkpoints import lsh
+
+# float16, bfloat16, float8 and complex numbers have no signature in git-theta: it cannot hash them.
+DTYPES = ["float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint64", "bool"]
+SHAPES = [(), (0,), (1,), (15,), (16,), (17,), (4097,), (33, 65), (5, 7, 11)]
+
+
+@pytest.fixture(scope="module")
+def git_thetas():
+    from git_theta.lsh import get_lsh
+
+    hasher = get_lsh()
+    return lambda array: tuple(hasher.hash(array).tolist())
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    monkeypatch.setattr(lsh, "_SMALL", -1)
+
+
+def values(shape, dtype, scale=100.0):
+    return np.asarray(np.random.default_rng(11).standard_normal(shape) * scale).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_equal_to_git_theta_by_numpy(git_thetas, dtype):
+    for shape in SHAPES:
+        array = values(shape, dtype)
+        assert lsh.signature(array) == git_thetas(array), shape
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_equal_to_git_theta_compiled(git_thetas, dtype):
+    for shape in SHAPES:
+        array = values(shape, dtype)
+        assert lsh.signature(array) == git_thetas(array), shape
+
+
+def test_equal_to_git_theta_across_blocks_of_65536(git_thetas):
+    array = values((1_300_003,), "float32", 1e-3)
+    assert array.size > lsh._SMALL
+    assert lsh.signature(array) == git_thetas(array)
+    part = array[:200_001]
+    assert part.size < lsh._SMALL
+    assert lsh.signature(part) == git_thetas(part)
+
+
+def test_addition_is_in_the_order_of_the_index():
+    array = values((5000,), "float64", 1e6)
+    pool, offsets = lsh._random()
+    total = np.zeros(16)
+    for i, x in enumerate(array.tolist()):
+        total += x * pool[(i ^ offsets) % 10_000]
+    assert lsh.signature(array) == tuple(int(v) for v in np.floor(total / 1e-8))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
+def test_sums_out_of_range_are_as_git_thetas(git_thetas, bad, monkeypatch):
+    array = np.array([1.0, bad, 2.0], np.float32)
+    expected = git_thetas(array)
+    assert expected == (-(2**63),) * 16
+    assert lsh.signature(array) == expected
+    monkeypatch.setattr(lsh, "_SMALL", -1)
+    assert lsh.signature(array) == expected
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    ["float16", ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2],
+)
+def test_narrow_floats_count_as_float32(git_thetas, dtype):
+    array = values((300,), dtype, 2.0)
+    assert lsh.signature(array) == git_thetas(array.astype(np.float32))
+
+
+def test_complex_numbers_count_as_their_parts(git_thetas):
+    array = (values((40,), "float32") + 1j * values((40,), "float32")[::-1]).astype(np.complex64)
+    parts = np.stack([array.real, array.imag], axis=-1).astype(np.float32)
+    assert lsh.signature(array) == git_thetas(parts)
+
+
+def test_small_checkpoints_do_not_import_numba():
+    code = (
+        "import sys, numpy; from gitmerge_eval.checkpoints.lsh import signature; "
+        "signature(numpy.ones(1000)); print('numba' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert done.stdout.strip() == "False"
