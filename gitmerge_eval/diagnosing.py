@@ -236,6 +236,13 @@ def _listed(names: list[str] | tuple[str, ...]) -> str:
 
 
 def _notes(repository: Repository) -> Iterator[Finding]:
+    for key, spec in configuration.overwriting(repository):
+        yield Finding(
+            key,
+            WARNING,
+            f"'{spec}' makes 'git fetch' throw away the results that are only in this clone",
+            f"git config --unset --fixed-value {shlex.quote(key)} {shlex.quote(spec)}",
+        )
     apart = []
     for ref in repository.text("for-each-ref", "--format=%(refname)", "refs/notes").splitlines():
         if ref.endswith(f"/{notes.NAME}") and ref != notes.REF:

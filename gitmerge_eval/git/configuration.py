@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from gitmerge_eval.git import hooks, notes, programs, tracking
@@ -79,12 +80,24 @@ def refspec(remote: str) -> str:
 
 def fetching_remotes(repository: Repository) -> list[str]:
     """The remotes that fetch branches into refs of their own: no mirrors, no bare addresses."""
-    return [
-        remote
-        for remote in repository.text("remote").splitlines()
-        if local_values(repository, f"remote.{remote}.fetch")
-        and repository.setting(f"remote.{remote}.mirror") != "true"
-    ]
+    found = []
+    for remote in repository.text("remote").splitlines():
+        specs = local_values(repository, f"remote.{remote}.fetch")
+        if specs and not any(spec.lstrip("+").startswith("refs/*:") for spec in specs):
+            found.append(remote)
+    return found
+
+
+def overwriting(repository: Repository) -> list[tuple[str, str]]:
+    """(key, refspec) of every way of fetching that puts a remote's notes over this clone's."""
+    found = []
+    for remote in repository.text("remote").splitlines():
+        key = f"remote.{remote}.fetch"
+        for spec in local_values(repository, key):
+            source, _, target = spec.lstrip("+").partition(":")
+            if spec.startswith("+") and source == target and fnmatchcase(notes.REF, target):
+                found.append((key, spec))
+    return found
 
 
 def local_values(repository: Repository, key: str) -> tuple[str, ...]:
