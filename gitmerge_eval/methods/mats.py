@@ -16,11 +16,14 @@ from gitmerge_eval.records import Hyperparameter, LayerShape, MergeMethod, Outco
 if TYPE_CHECKING:
     from torch import Tensor
 
+# The default of the merge tool that arXiv 2409.18314 used, and the first of its sweep.
+DEFAULT_ITERATIONS = 10
+
 
 def mats(
     group: ParameterGroup,
     *,
-    iterations: int = 20,
+    iterations: int = DEFAULT_ITERATIONS,
     init: str = "task-arithmetic",
     init_scale: float = DEFAULT_SCALE,
     system: str = "auto",
@@ -134,7 +137,7 @@ METHOD = MergeMethod(
         Hyperparameter(
             name="iterations",
             type=int,
-            default=20,
+            default=DEFAULT_ITERATIONS,
             help="steps of conjugate gradient",
             symbol="N",
             minimum=0,

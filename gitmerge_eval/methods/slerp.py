@@ -26,7 +26,7 @@ _PARALLEL = 1e-6
 
 
 def slerp(group: ParameterGroup, *, t: float = 0.5, scope: str = "group") -> Outcome:
-    """The constituents' directions interpolated on the sphere (each tensor one flat vector).
+    """The constituents interpolated on the sphere, each tensor taken as one flat vector.
 
     Two constituents, Ω the angle between them (SLERP, Shoemake 1985)::
 
@@ -34,9 +34,9 @@ def slerp(group: ParameterGroup, *, t: float = 0.5, scope: str = "group") -> Out
 
     linear where they are parallel, opposite or zero. More than two (MLERP, Kim et al. 2024)::
 
-        θ = max_i ‖θ_i‖ · u/‖u‖,  u = Σ θ_i/‖θ_i‖
+        θ = max_i ‖θ_i‖ · θ̄/‖θ̄‖,  θ̄ = Σ θ_i / M
 
-    the average where u vanishes. ``scope`` 'model' takes angles and norms over the whole model
+    θ̄ itself where it vanishes. ``scope`` 'model' takes angles and norms over the whole model
     (the scalar ``inner_products``: ⟨θ_i, θ_j⟩ for i ≤ j). Opposite directions are remarked upon.
 
     Raises InvalidOption for a ``t`` other than 0.5 with more than two constituents.
@@ -98,19 +98,18 @@ def _spherical(products: Sequence[float], t: float) -> tuple[tuple[float, ...], 
 
 
 def _mean_direction(products: Sequence[float], models: int) -> tuple[tuple[float, ...], str]:
-    """MLERP's coefficients of M vectors from their inner products; and what to remark."""
+    """MLERP's coefficients of M vectors from their inner products; and what to remark.
+
+    >>> _mean_direction((1.0, 0.0, 0.0, 1.0, 0.0, 4.0), 3)[0][0] == 2 / 6**0.5
+    True
+    """
     pairs = _pairs(models)
     norms = [math.sqrt(p) for p, (i, j) in zip(products, pairs, strict=True) if i == j]
-    inverse = [1 / norm if norm else 0.0 for norm in norms]
-    squares = math.fsum(
-        (1 if i == j else 2) * p * inverse[i] * inverse[j]
-        for p, (i, j) in zip(products, pairs, strict=True)
-    )
+    squares = math.fsum(p if i == j else 2 * p for p, (i, j) in zip(products, pairs, strict=True))
     length = math.sqrt(max(squares, 0.0))
-    if length < _PARALLEL:
-        vanished = "the constituents' directions cancel: averaged"
-        return (1 / models,) * models, vanished if any(norms) else ""
-    return tuple(max(norms) / length * factor for factor in inverse), ""
+    if length <= _PARALLEL * sum(norms):
+        return (1 / models,) * models, "the constituents cancel: averaged" if any(norms) else ""
+    return (max(norms) / length,) * models, ""
 
 
 def _merging_flops(shape: LayerShape, options: Mapping[str, Any]) -> int:
