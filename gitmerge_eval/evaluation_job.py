@@ -187,7 +187,7 @@ _HOOK_VARIABLES = frozenset({"GIT_INDEX_FILE", "GIT_PREFIX", "GIT_REFLOG_ACTION"
 def run(state_file: str) -> None:
     """The job: evaluate the commit that ``state_file`` names, and keep the file up to date."""
     state = Path(state_file)
-    request = _read(state)
+    request = {**_read(state), "pid": os.getpid()}
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     # The hook held these back when it started us.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
