@@ -29,8 +29,8 @@ class CheckpointPreview:
     constituents: tuple[str, ...]
     states: dict[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
-    applicable: dict[str, str] = field(default_factory=dict)
-    """method -> '' where it could be used, else why not."""
+    applicable: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """method -> what it lacks; nothing where it could be used."""
     merging_flops: int = 0
     peak_bytes: int = 0
     read_bytes: int = 0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from gitmerge_eval.checkpoints import bridge
 from gitmerge_eval.checkpoints.checkpoint import Checkpoint
-from gitmerge_eval.checkpoints.lfs import ObjectStore, ScratchStore
+from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import Metadata
 from gitmerge_eval.errors import GitMergeEvalError, UsageError
 from gitmerge_eval.git import trailers
@@ -126,10 +128,11 @@ def _recompute(
                 "its trailer Merge-Spec is not the digest of the trailers' method, options and "
                 "constituents: one of them was edited"
             )
-        store = ScratchStore(repository)
-        done = compute(plan, store, device=device, progress=progress)
         written = Metadata.parse(repository.blob(actual))
-        exact, wrong = _compare(repository, plan, done.metadata, written, store)
+        with TemporaryDirectory(prefix="gitmerge-eval-") as folder:
+            store = _ScratchStore(repository, Path(folder))
+            done = compute(plan, store, device=device, progress=progress)
+            exact, wrong = _compare(plan, done.metadata, written, store)
         problems += wrong
         verdict = "wrong" if problems else "exact" if exact else "within-tolerance"
         return Finding(path, verdict, tuple(problems), len(written.groups))
@@ -160,12 +163,18 @@ def _text(value: Any) -> str:
     return ",".join(map(repr, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
+class _ScratchStore(ObjectStore):
+    """Reads the repository's objects and keeps new ones in a folder that goes away."""
+
+    def __init__(self, repository: Repository, scratch: Path) -> None:
+        super().__init__(repository)
+        own = ObjectStore(repository)
+        self._borrowed = [own.folder / "objects", *own._borrowed]
+        self.folder = scratch
+
+
 def _compare(
-    repository: Repository,
-    plan: CheckpointPlan,
-    expected: Metadata,
-    written: Metadata,
-    scratch: ObjectStore,
+    plan: CheckpointPlan, expected: Metadata, written: Metadata, store: ObjectStore
 ) -> tuple[bool, list[str]]:
     """Whether all objects are equal, and the groups that are wrong."""
     exact, wrong = True, []
@@ -179,7 +188,7 @@ def _compare(
         ):  # fmt: skip
             exact = False
             tolerant = not plan.method.elementwise and name in computed
-            error = _relative_error(repository, name, expected, written, scratch)
+            error = _relative_error(name, expected, written, store)
             if not tolerant or error > TOLERANCE:
                 wrong.append(
                     f"group '{name}' is not what {plan.spec.method} gives: relative difference "
@@ -189,16 +198,10 @@ def _compare(
     return exact, wrong
 
 
-def _relative_error(
-    repository: Repository,
-    name: str,
-    expected: Metadata,
-    written: Metadata,
-    scratch: ObjectStore,
-) -> float:
+def _relative_error(name: str, expected: Metadata, written: Metadata, store: ObjectStore) -> float:
     """‖stored - recomputed‖ / ‖recomputed‖, infinite where the shapes differ."""
-    mine = bridge.to_torch(Checkpoint(expected, scratch).read(name)).double()
-    theirs = bridge.to_torch(Checkpoint(written, ObjectStore(repository)).read(name)).double()
+    mine = bridge.to_torch(Checkpoint(expected, store).read(name)).double()
+    theirs = bridge.to_torch(Checkpoint(written, store).read(name)).double()
     if mine.shape != theirs.shape:
         return float("inf")
     return float((theirs - mine).norm() / mine.norm().clamp_min(1e-30))

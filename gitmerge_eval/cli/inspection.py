@@ -88,7 +88,10 @@ def _print_preview(preview: Any) -> None:
             ("read, written", f"{size(checkpoint.read_bytes)}, {size(checkpoint.written_bytes)}"),
             (
                 "applicable methods",
-                "\n".join(f"{n}: {why or 'yes'}" for n, why in checkpoint.applicable.items()),
+                "\n".join(
+                    f"{name}: {'lacks ' + ', '.join(lacking) if lacking else 'yes'}"
+                    for name, lacking in checkpoint.applicable.items()
+                ),
             ),
         ]
         print_table(("checkpoint", checkpoint.path), rows)

@@ -85,6 +85,7 @@ class Repository:
             env=dict(environment) if environment else None,
             istream=-1 if stdin is not None else None,
         )
+        assert process.proc is not None
         data = os.fsencode(stdin) if isinstance(stdin, str) else stdin
         output, error = process.proc.communicate(data)
         done = Completed(process.proc.returncode, output, os.fsdecode(error).strip())

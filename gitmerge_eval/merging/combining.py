@@ -11,7 +11,7 @@ from gitmerge_eval import statistics
 from gitmerge_eval.checkpoints import bridge, statistics_index
 from gitmerge_eval.checkpoints.checkpoint import Checkpoint, store_array
 from gitmerge_eval.checkpoints.lfs import ObjectStore
-from gitmerge_eval.checkpoints.metadata import Metadata
+from gitmerge_eval.checkpoints.metadata import GroupRecord, Metadata
 from gitmerge_eval.checkpoints.statistics_index import Index, StatisticEntry
 from gitmerge_eval.git.heads import Heads
 from gitmerge_eval.git.repository import Repository
@@ -127,7 +127,7 @@ def _sum(store: ObjectStore, parts: Sequence[StatisticSource]) -> Metadata:
     )
 
 
-def _summed_records(store: ObjectStore, parts: Sequence[StatisticSource]) -> Iterator:
+def _summed_records(store: ObjectStore, parts: Sequence[StatisticSource]) -> Iterator[GroupRecord]:
     import torch
 
     names = sorted({name for part in parts for name in part.metadata.groups})

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +14,15 @@ from gitmerge_eval.checkpoints.checkpoint import Checkpoint, store_array
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import GroupRecord, Metadata
 from gitmerge_eval.checkpoints.safetensors_file import SafetensorsWriter
-from gitmerge_eval.merging.engine import Engine, choose_device, reuse
-from gitmerge_eval.merging.planning import CheckpointPlan
+from gitmerge_eval.merging.engine import Engine, choose_device, known_records
+from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan
 from gitmerge_eval.records import GroupReport, MergeReport, Outcome
 
 Progress = Callable[[str, int, int], None]
 """``progress(what, done, total)`` in groups."""
 
+COPIED = ("identical", "added", "not-averaged")
+"""States in which the stored object is referenced again."""
 _IN_FLIGHT = 4
 """Groups that may wait for encoding at a time; bounds memory."""
 
@@ -50,75 +53,63 @@ def compute(
     leaves no file at ``content``. Raises what the engine raises.
     """
     started = time.perf_counter()
-    chosen = choose_device(device, plan.method)
-    engine = Engine(plan, store, chosen)
-    records: dict[str, GroupRecord] = {}
-    outcomes: dict[str, Outcome] = {}
-    copied = [g for g in plan.groups if g.state in ("identical", "added", "not-averaged")]
+    engine = Engine(plan, store, choose_device(device, plan.method))
+    header = (plan.base or plan.constituents[0]).metadata.header
     layout = {
         group.name: (group.record.shape, group.record.dtype)
         for group in plan.groups
         if group.record is not None and group.state != "conflict"
     }
-    header = (plan.base or plan.constituents[0]).metadata.header
-    total = len(plan.computed) + (len(copied) if content else 0)
+    outcomes: dict[str, Outcome] = {}
     writer = SafetensorsWriter(content, layout, header) if content else None
-    pending: deque[Future[GroupRecord]] = deque()
-    written = 0
-
-    def settle(limit: int) -> None:
-        while len(pending) > limit:
-            record = reuse(plan, pending.popleft().result())
-            records[record.name] = record
-
-    with _Closing(writer), ThreadPoolExecutor(max_workers=2) as pool:
-        for number, merged in enumerate(engine):
-            pending.append(pool.submit(store_array, merged.plan.name, merged.array, store))
-            if writer:
-                writer.write(merged.plan.name, merged.array)
-            outcomes[merged.plan.name] = merged.outcome
-            written += merged.array.nbytes
-            settle(_IN_FLIGHT)
-            progress(f"merging {plan.spec.path}", number + 1, total)
-        settle(0)
-        records |= {g.name: g.record for g in copied if g.record is not None}
-        metadata = Metadata(dict(sorted(records.items())), header)
+    with writer or nullcontext():
+        records = _merge_groups(engine, outcomes, writer, progress)
+        copied = {g.name: g.record for g in plan.groups if g.state in COPIED and g.record}
+        metadata = Metadata({**records, **copied}, header)
         if writer:
-            checkpoint = Checkpoint(metadata, store)
-            for number, group in enumerate(copied):
-                writer.write(group.name, checkpoint.read(group.name))
-                progress(f"writing {plan.spec.path}", len(plan.computed) + number + 1, total)
+            checkpoint = Checkpoint(metadata, store, plan.spec.path)
+            for number, name in enumerate(copied):
+                writer.write(name, checkpoint.read(name))
+                progress(f"writing {plan.spec.path}", number + 1, len(copied))
     report = MergeReport(
         path=plan.spec.path,
         digest=plan.spec.digest,
-        groups=tuple(
-            _group_report(group.name, group.state, group.remark, outcomes) for group in plan.groups
-        ),
+        groups=tuple(_group_report(group, outcomes.get(group.name)) for group in plan.groups),
         seconds=time.perf_counter() - started,
         read_bytes=engine.read_bytes,
-        written_bytes=written,
+        written_bytes=plan.written_bytes,
         flops=plan.merging_flops,
-        device=chosen,
+        device=engine.device,
     )
     return Computed(metadata, report)
 
 
-class _Closing:
-    """Enters a writer where there is one."""
+def _merge_groups(
+    engine: Engine,
+    outcomes: dict[str, Outcome],
+    writer: SafetensorsWriter | None,
+    progress: Progress,
+) -> dict[str, GroupRecord]:
+    """Merge and store every computed group; encoding overlaps with the next group's merge."""
+    plan, records = engine.plan, {}
+    pending: deque[Future[GroupRecord]] = deque()
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for number, merged in enumerate(engine):
+            name = merged.plan.name
+            known = known_records(plan, name)
+            pending.append(pool.submit(store_array, name, merged.array, engine.store, known))
+            outcomes[name] = merged.outcome
+            if writer:
+                writer.write(name, merged.array)
+            if len(pending) > _IN_FLIGHT:
+                record = pending.popleft().result()
+                records[record.name] = record
+            progress(f"merging {plan.spec.path}", number + 1, len(plan.computed))
+        for future in pending:
+            records[future.result().name] = future.result()
+    return records
 
-    def __init__(self, writer: SafetensorsWriter | None) -> None:
-        self._writer = writer
 
-    def __enter__(self) -> None:
-        if self._writer:
-            self._writer.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        if self._writer:
-            self._writer.__exit__(*error)
-
-
-def _group_report(name: str, state: str, remark: str, outcomes: dict[str, Outcome]) -> GroupReport:
-    outcome = outcomes.get(name)
-    remarks = (*((remark,) if remark else ()), *(outcome.remarks if outcome else ()))
-    return GroupReport(name, state, remarks, outcome.figures if outcome else {})
+def _group_report(plan: GroupPlan, outcome: Outcome | None) -> GroupReport:
+    remarks = (*((plan.remark,) if plan.remark else ()), *(outcome.remarks if outcome else ()))
+    return GroupReport(plan.name, plan.state, remarks, outcome.figures if outcome else {})

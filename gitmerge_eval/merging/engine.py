@@ -125,7 +125,7 @@ class Engine:
 
     def _tensor(self, source: Source, name: str, seen: dict[str, Tensor]) -> Tensor:
         with _inside(f"'{source.label}'"):
-            return self._read(Checkpoint(source.metadata, self.store), name, seen)
+            return self._read(Checkpoint(source.metadata, self.store, source.path), name, seen)
 
     def _read(self, checkpoint: Checkpoint, name: str, seen: dict[str, Tensor]) -> Tensor:
         record = checkpoint.groups[name]
@@ -202,20 +202,10 @@ class Engine:
         return bridge.to_numpy(stored.reshape(group_plan.record.shape))
 
 
-def reuse(plan: CheckpointPlan, record: GroupRecord) -> GroupRecord:
-    """The record that base or a constituent already has for the same object, else ``record``.
-
-    An unchanged group keeps its metadata byte for byte, whatever made the merge reproduce it.
-    """
-    for source in [*([plan.base] if plan.base else []), *plan.constituents]:
-        known = source.metadata.groups.get(record.name)
-        if known and (known.object_id, known.dtype, known.shape) == (
-            record.object_id,
-            record.dtype,
-            record.shape,
-        ):
-            return known
-    return record
+def known_records(plan: CheckpointPlan, name: str) -> list[GroupRecord]:
+    """What base and constituents have for the group: an unchanged group keeps its entry."""
+    sources = [*([plan.base] if plan.base else []), *plan.constituents]
+    return [s.metadata.groups[name] for s in sources if name in s.metadata.groups]
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def parse(
             ours[name] = value
     defaults = dict(settings or {})
     explicit = "method" in ours
-    method = methods.get(ours.pop("method", None) or defaults.pop("method", None) or DEFAULT_METHOD)
+    method = methods.get(ours.pop("method", defaults.pop("method", DEFAULT_METHOD)))
     general = {name: ours.pop(name) for name in list(ours) if name in GENERAL}
     general = {**{k: v for k, v in defaults.items() if k in GENERAL}, **general}
     own = {parameter.option for parameter in method.hyperparameters}

@@ -22,7 +22,6 @@ from gitmerge_eval.errors import (
     MergeRefused,
     MissingBase,
     MissingStatistic,
-    PrerequisiteError,
     StaleStatistic,
 )
 from gitmerge_eval.git.repository import Repository
@@ -242,21 +241,21 @@ def check_statistic(source: Source, kind: str, method: str) -> None:
         )
 
 
-def applicable(base: Source | None, constituents: Iterable[Source]) -> dict[str, str]:
-    """method -> '' where its prerequisites are met with default options, else what is missing."""
+def applicable(base: Source | None, constituents: Iterable[Source]) -> dict[str, tuple[str, ...]]:
+    """method -> what it lacks with default options: nothing, 'base', or 'stale gram of x'."""
     sources = list(constituents)
     found = {}
     for name, method in methods.load().items():
-        try:
-            values = method.options({})
-            if method.needs_base(values) and base is None:
-                raise MissingBase("no base checkpoint")
+        values = method.options({})
+        lacking = ["base"] if method.needs_base(values) and base is None else []
+        for kind in method.statistics(values):
             for source in sources:
-                for kind in method.statistics(values):
-                    check_statistic(source, kind, name)
-            found[name] = ""
-        except PrerequisiteError as error:
-            found[name] = str(error)
+                statistic = source.statistics.get(kind)
+                if statistic is None:
+                    lacking.append(f"{kind} of {source.label}")
+                elif statistic.entry.checkpoint != source.blob:
+                    lacking.append(f"fresh {kind} of {source.label}")
+        found[name] = tuple(lacking)
     return found
 
 
