@@ -42,36 +42,79 @@ def push_objects(repository: Repository, remote: str, pushed: Sequence[Update]) 
     """
     if not pushed:
         return 0
-    blobs = metadata_blobs(repository, remote, pushed)
-    if not blobs:
+    listing = _new(repository, remote, pushed)
+    if not listing.models:
         return 0
-    objects = lfs_objects(repository, blobs)
-    if objects:
-        from gitmerge_eval.checkpoints.lfs import ObjectStore
+    objects = lfs_objects(repository, listing.blobs)
+    if not objects:
+        return 0
+    from gitmerge_eval.checkpoints.lfs import ObjectStore
 
-        ObjectStore(repository).push(remote, sorted(objects))
+    store = ObjectStore(repository)
+    missing = set(store.missing(objects))
+    if missing:
+        # git-lfs stops at what is not here, though nobody asks for what the remote has.
+        objects -= missing & lfs_objects(repository, _boundary_blobs(repository, listing))
+    if objects:
+        store.push(_destination(repository, remote), sorted(objects))
     return len(objects)
+
+
+def _destination(repository: Repository, remote: str) -> str:
+    """The remote as git-lfs understands it, which takes a bare path for an address."""
+    path = (repository.directory / remote).absolute()
+    named = remote in repository.text("remote").splitlines()
+    return remote if named or not path.exists() else path.as_uri()
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What a push brings: revisions as for rev-list, checkpoint paths, and their blobs."""
+
+    revisions: tuple[str, ...]
+    models: frozenset[str]
+    blobs: tuple[str, ...]
 
 
 def metadata_blobs(repository: Repository, remote: str, pushed: Sequence[Update]) -> list[str]:
     """The blobs of checkpoint paths in the commits that ``remote`` does not have."""
+    return list(_new(repository, remote, pushed).blobs)
+
+
+def _new(repository: Repository, remote: str, pushed: Sequence[Update]) -> _Listing:
     tips = list(dict.fromkeys(update.local for update in pushed))
-    known = [
+    has = [
         update.remote
         for update in pushed
         if set(update.remote) != {"0"} and repository.succeeds("cat-file", "-e", update.remote)
     ]
-    revisions = [*tips, "--not", *known]
     if remote in repository.text("remote").splitlines():
-        revisions.append(f"--remotes={remote}")
-    listing = repository.run("rev-list", "--objects", "--stdin", stdin="\n".join(revisions) + "\n")
+        has += repository.text(
+            "for-each-ref", "--format=%(objectname)", f"refs/remotes/{remote}/"
+        ).splitlines()
+    # Not '--not' and '--remotes': options are read from standard input since Git 2.42 only.
+    revisions = (*tips, *(f"^{commit}" for commit in has))
+    listing = repository.run("rev-list", "--objects", "--stdin", stdin=_lines(revisions))
     named: dict[str, set[str]] = {}
     for line in os.fsdecode(listing.stdout).splitlines():
         blob, _, path = line.partition(" ")
         if path:
             named.setdefault(path, set()).add(blob)
     models = _checkpoint_paths(repository, tips, list(named))
-    return sorted({blob for path in models for blob in named[path]})
+    blobs = {blob for path in models for blob in named[path]}
+    return _Listing(revisions, frozenset(models), tuple(sorted(blobs)))
+
+
+def _boundary_blobs(repository: Repository, listing: _Listing) -> list[str]:
+    """The checkpoints' blobs in the commits that the remote has and the push builds upon."""
+    commits = repository.run("rev-list", "--boundary", "--stdin", stdin=_lines(listing.revisions))
+    boundary = [line[1:] for line in commits.text.splitlines() if line.startswith("-")]
+    blobs = (repository.blob_id(commit, path) for commit in boundary for path in listing.models)
+    return [blob for blob in blobs if blob is not None]
+
+
+def _lines(revisions: Iterable[str]) -> str:
+    return "".join(f"{revision}\n" for revision in revisions)
 
 
 def _checkpoint_paths(repository: Repository, tips: Sequence[str], paths: list[str]) -> set[str]:
@@ -82,18 +125,23 @@ def _checkpoint_paths(repository: Repository, tips: Sequence[str], paths: list[s
     with tempfile.TemporaryDirectory() as folder:
         for tip in tips:
             index = str(Path(folder) / "index")
-            repository.run("read-tree", tip, environment={"GIT_INDEX_FILE": index})
+            if not repository.succeeds(
+                "read-tree", f"{tip}^{{tree}}", environment={"GIT_INDEX_FILE": index}
+            ):
+                continue  # a tag on something that is no commit
             filters = repository.attribute("filter", paths, index=index)
             found |= {path for path, value in filters.items() if value == "theta"}
     return found
 
 
-def lfs_objects(repository: Repository, blobs: Iterable[str]) -> set[str]:
+def lfs_objects(repository: Repository, blobs: Sequence[str]) -> set[str]:
     """The LFS object ids that these blobs' metadata names; what is no metadata names none."""
     from gitmerge_eval.checkpoints.metadata import Metadata
 
     objects: set[str] = set()
-    for content in _contents(repository, list(blobs)):
+    if not blobs:
+        return objects
+    for content in _contents(repository, blobs):
         try:
             metadata = Metadata.parse(content)
         except MalformedCheckpoint:
@@ -102,11 +150,11 @@ def lfs_objects(repository: Repository, blobs: Iterable[str]) -> set[str]:
     return objects
 
 
-def _contents(repository: Repository, blobs: list[str]) -> Iterator[bytes]:
+def _contents(repository: Repository, blobs: Sequence[str]) -> Iterator[bytes]:
     """The bytes of the blobs among these ids that may be metadata."""
     sizes = repository.run(
         "cat-file", "--batch-check=%(objectname) %(objecttype) %(objectsize)",
-        stdin="\n".join(blobs) + "\n",
+        stdin=_lines(blobs),
     )  # fmt: skip
     for line in sizes.text.splitlines():
         identity, kind, size = line.split(" ", 2)
