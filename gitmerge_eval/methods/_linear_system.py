@@ -6,6 +6,7 @@ at which float32 keeps no digit of the directions with little data.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,10 @@ RIDGES = (0.0, *(10.0**exponent for exponent in range(-15, 0)))
 # A weighted average has no business to be much longer than all that it averages: a solution that
 # is has only amplified the rounding of nearly empty directions.
 _LONGEST = 10.0
+
+# Statistics are stored in float32. When conjugate gradient has left no more of the residual than
+# their rounding, all that it could still fit is noise, in which a singular system diverges.
+_ROUNDING = 1e-7
 
 
 def as_matrix(tensor: Tensor, input_axis: int) -> Tensor:
@@ -40,12 +45,8 @@ def checked_grams(group: ParameterGroup) -> tuple[Tensor, ...] | None:
     grams = group.statistics.get("gram")
     if grams is None:
         return None
-    weight = group.constituents[0]
-    if weight.ndim == 0:
-        inputs = 1
-    else:
-        rows = weight.shape[0]
-        inputs = rows if group.input_axis == 0 else weight.numel() // max(rows, 1)
+    shape = group.constituents[0].shape
+    inputs = math.prod(shape[:1] if group.input_axis == 0 else shape[1:])
     for gram in grams:
         if tuple(gram.shape) != (inputs, inputs):
             raise StaleStatistic(
@@ -90,14 +91,14 @@ def conjugate_gradient(
 
     ``apply(P)`` is A P; A is symmetric and positive semidefinite. One step length serves the whole
     matrix: α = ⟨R,R⟩/⟨P,AP⟩ with the inner products over all entries. Nothing is brought to the
-    host; once ‖R‖ is 1e-15 of what it was, the further steps have length 0.
+    host: once ‖R‖ is 1e-7 of what it was, the further steps have length 0.
     """
     import torch
 
     solution = torch.zeros_like(residual)
     direction = residual
     squared = (residual * residual).sum()
-    floor = squared * 1e-30
+    floor = squared * _ROUNDING**2
     for _ in range(iterations):
         image = apply(direction)
         curvature = (direction * image).sum()
