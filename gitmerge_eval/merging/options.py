@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -100,11 +101,10 @@ def settings(repository: Repository, section: str = "merge-eval") -> dict[str, s
 
 
 def _unknown(name: str, method: MergeMethod | None) -> UnknownName:
-    known = {*GENERAL, *GIT_OPTIONS}
+    known = [*GENERAL, *difflib.get_close_matches(name, GIT_OPTIONS, n=1)]
     if method:
-        known |= {parameter.option for parameter in method.hyperparameters}
-    whose = f" of method '{method.name}'" if method else ""
-    return UnknownName.among(f"strategy option{whose}", name, known)
+        known += [parameter.option for parameter in method.hyperparameters]
+    return UnknownName.among("strategy option", name, known)
 
 
 def _choice(name: str, value: str, choices: Sequence[str]) -> str:
