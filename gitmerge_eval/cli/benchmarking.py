@@ -80,3 +80,36 @@ def quickstart(
     width = max(len(command) for command, _ in tour.next_commands)
     for command, what in tour.next_commands:
         print(f"  {command:<{width}}  # {what}")
+
+
+@benchmark.command()
+def measure(
+    name: str = typer.Argument(help="A benchmark's name, see 'gitmerge-eval benchmark list'."),
+    seed: list[int] = typer.Option([0, 1, 2], help="Seeds to build with; repeat the option."),
+    method: list[str] = typer.Option([], help="Methods to merge by; all by default."),
+    option: list[str] = typer.Option([], help="method:name=value, e.g. ties:scale=0.7."),
+    as_json: bool = typer.Option(False, "--json", help="Machine-readable."),
+) -> None:
+    """Build a benchmark for each seed, merge all constituents by each method, print the table."""
+    from gitmerge_eval import measuring
+    from gitmerge_eval.cli import progress
+
+    options: dict[str, list[str]] = {}
+    for text in option:
+        owner, colon, pair = text.partition(":")
+        if not colon or "=" not in pair:
+            raise typer.BadParameter(f"'{text}' is not method:name=value")
+        options.setdefault(owner, []).append(pair)
+    with progress.bar() as show:
+        found = measuring.measure(
+            name,
+            seed,
+            options=options,
+            chosen=method or None,
+            progress=show,
+            say=lambda line: typer.echo(line, err=True),
+        )
+    if as_json:
+        print_json(measuring.as_records(found))
+    else:
+        print(measuring.markdown(found))
