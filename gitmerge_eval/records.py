@@ -177,6 +177,11 @@ class MergeMethod:
     """Whether the base is needed under these options."""
     statistics: Callable[[Mapping[str, Any]], tuple[str, ...]] = lambda options: ()
     """The statistics needed under these options."""
+    optional_statistics: Callable[[Mapping[str, Any]], Mapping[str, Mapping[str, Any]]] = (
+        lambda options: {}
+    )
+    """Statistics that spare work, each with the options that it must have been made with. They
+    are used where all constituents have them; a group that one lacks counts as zeros."""
     scalars: Callable[[Mapping[str, Any], int], tuple[WholeModelScalar, ...]] = (
         lambda options, models: ()
     )

@@ -19,7 +19,6 @@ import json
 import os
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,8 +28,9 @@ from pathlib import Path
 from gitmerge_eval.errors import MergeRefused
 from gitmerge_eval.git.process import Process, merging_git, this
 from gitmerge_eval.git.repository import NULL_ID, Repository
+from gitmerge_eval.git.scratch import scratch_folder, state_directory, sweep
 from gitmerge_eval.git.textmerge import StagedEntry
-from gitmerge_eval.git.trees import Entry, entries, same_file_system, state_directory
+from gitmerge_eval.git.trees import Entry, entries, same_file_system
 
 CLEANED = "GITMERGE_EVAL_CLEANED"
 """Names a JSON file {path: blob file} from which our clean filter answers at once."""
@@ -101,12 +101,11 @@ def land(repository: Repository, landing: Landing) -> None:
     merger = merging_git()
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     _check_unmoved(repository, landing)
-    folder = state_directory(repository)
     index = repository.path("index")
     before = repository.run("ls-files", "-s", "-z").stdout
     journal = _journal_for(repository, landing)
-    with tempfile.TemporaryDirectory(dir=folder, prefix="landing-") as scratch:
-        copy = Path(scratch) / "index"
+    with scratch_folder(repository) as scratch:
+        copy = scratch / "index"
         shutil.copyfile(index, copy)
         environment = {"GIT_INDEX_FILE": str(copy)}
         _check_nothing_in_the_way(repository, landing, environment)
@@ -130,6 +129,7 @@ def recover(repository: Repository) -> list[str]:
     nor our bytes is copied to ``.git/gitmerge-eval/rescue`` first. Raises MergeRefused while the
     other merge still runs.
     """
+    sweep(repository)
     path = _journal_path(repository)
     if not path.exists():
         return []
@@ -153,8 +153,6 @@ def recover(repository: Repository) -> list[str]:
     said += _restore_files(repository, journal)
     repository.run("update-index", "-q", "--refresh", check=False)
     path.unlink()
-    for leftover in state_directory(repository).glob("landing-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
     return said
 
 
@@ -213,12 +211,12 @@ def _journal_for(repository: Repository, landing: Landing) -> _Journal:
 
 
 def _apply(
-    repository: Repository, landing: Landing, environment: Mapping[str, str], scratch: str
+    repository: Repository, landing: Landing, environment: Mapping[str, str], scratch: Path
 ) -> None:
     repository.run(
         "read-tree", "-m", "-u", landing.head, landing.ordinary_tree, environment=environment
     )
-    answers = Path(scratch) / "cleaned.json"
+    answers = scratch / "cleaned.json"
     answers.write_text(
         json.dumps({path: str(file.metadata) for path, file in landing.prepared.items()})
     )
@@ -347,5 +345,8 @@ def _at(repository: Repository, path: str) -> Path:
 
 
 def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.git.trees import Entry, index_lines, state_directory
+from gitmerge_eval.git.scratch import scratch_folder
+from gitmerge_eval.git.trees import Entry, index_lines
 
 
 def kept_out(repository: Repository, files: Mapping[str, Entry]) -> frozenset[str]:
@@ -18,13 +18,13 @@ def kept_out(repository: Repository, files: Mapping[str, Entry]) -> frozenset[st
     """
     if not files or repository.setting("core.sparseCheckout") != "true":
         return frozenset()
-    with tempfile.TemporaryDirectory(dir=state_directory(repository), prefix="sparse-") as scratch:
+    with scratch_folder(repository) as scratch:
         environment = {
-            "GIT_INDEX_FILE": str(Path(scratch) / "index"),
+            "GIT_INDEX_FILE": str(scratch / "index"),
             "GIT_DIR": str(repository.git_directory),
-            "GIT_WORK_TREE": str(Path(scratch) / "tree"),
+            "GIT_WORK_TREE": str(scratch / "tree"),
         }
-        (Path(scratch) / "tree").mkdir()
+        (scratch / "tree").mkdir()
         repository.run(
             "update-index", "-z", "--index-info", stdin=index_lines(files), environment=environment
         )

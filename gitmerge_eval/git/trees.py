@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from gitmerge_eval.git.repository import EMPTY_TREE, NULL_ID, Repository
+from gitmerge_eval.git.scratch import scratch_folder
 
 FILTER = "theta"
 """The value of the ``filter`` attribute that marks a path as a checkpoint."""
@@ -50,15 +50,8 @@ def renames(repository: Repository, old: str, new: str, *, similarity: int = 30)
 @contextmanager
 def scratch_index(repository: Repository) -> Iterator[dict[str, str]]:
     """The environment of git commands that shall work on an index of their own."""
-    with tempfile.TemporaryDirectory(dir=state_directory(repository), prefix="index-") as folder:
-        yield {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-
-
-def state_directory(repository: Repository) -> Path:
-    """Where this tool keeps what belongs to one work tree: ``.git/gitmerge-eval``."""
-    folder = repository.path("gitmerge-eval")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    with scratch_folder(repository) as folder:
+        yield {"GIT_INDEX_FILE": str(folder / "index")}
 
 
 def index_lines(files: Mapping[str, Entry | None]) -> str:

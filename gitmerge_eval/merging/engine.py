@@ -146,16 +146,17 @@ class Engine:
         self, group_plan: GroupPlan, seen: dict[str, Tensor]
     ) -> Mapping[str, tuple[Tensor, ...]]:
         found = {}
-        for kind in self.plan.spec_statistics:
+        for kind in self.plan.statistics:
             sources = [(source, source.statistics[kind]) for source in self.plan.constituents]
             having = [pair for pair in sources if pair[1].record(group_plan.name) is not None]
-            if having and len(having) < len(sources):
+            needed = kind in self.plan.method.statistics(self.plan.options)
+            if needed and having and len(having) < len(sources):
                 lacking = next(s.label for s, statistic in sources if (s, statistic) not in having)
                 raise StaleStatistic(
                     f"the statistic '{kind}' of '{lacking}' has nothing for this group while "
                     f"others have; compute it again with 'gitmerge-eval stats {kind}'"
                 )
-            if having:
+            if having or not needed:
                 found[kind] = tuple(
                     self._statistic(source, statistic, group_plan, seen)
                     for source, statistic in sources
@@ -169,6 +170,10 @@ class Engine:
         group_plan: GroupPlan,
         seen: dict[str, Tensor],
     ) -> Tensor:
+        if statistic.record(group_plan.name) is None:
+            return next(iter(seen.values())).new_zeros(
+                tuple(source.metadata.groups[group_plan.name].shape)
+            )
         key = statistic.entry.layout[group_plan.name]["key"]
         with _inside(f"statistic '{statistic.kind}' of '{source.label}'"):
             tensor = self._read(Checkpoint(statistic.metadata, self.store), key, seen)
@@ -180,7 +185,7 @@ class Engine:
 
     def _input_axis(self, name: str) -> int:
         for source in self.plan.constituents:
-            for kind in self.plan.spec_statistics:
+            for kind in self.plan.statistics:
                 layout = source.statistics[kind].entry.layout.get(name)
                 if layout and "input_axis" in layout:
                     return int(layout["input_axis"])

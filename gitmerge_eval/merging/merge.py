@@ -6,7 +6,6 @@ work tree; :func:`gitmerge_eval.git.landing.land` then does the short rest.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,10 @@ from gitmerge_eval.git import trailers
 from gitmerge_eval.git.heads import Heads
 from gitmerge_eval.git.landing import Landing, PreparedFile, land
 from gitmerge_eval.git.repository import Repository
+from gitmerge_eval.git.scratch import scratch_folder
 from gitmerge_eval.git.sparse import kept_out
 from gitmerge_eval.git.textmerge import TextMerge, merge_text
-from gitmerge_eval.git.trees import Entry, state_directory, write_tree
+from gitmerge_eval.git.trees import Entry, write_tree
 from gitmerge_eval.merging import combining, computing, deciding
 from gitmerge_eval.merging.deciding import Tensors
 from gitmerge_eval.merging.options import MergeOptions
@@ -73,8 +73,8 @@ def merge(
     check_state(repository, paths)
     tensors = deciding.decide(repository, heads, options, paths)
     text = merge_text(repository, heads, tensors.paths, options.git)
-    with tempfile.TemporaryDirectory(dir=state_directory(repository), prefix="prepared-") as folder:
-        prepared = _Preparation(repository, heads, tensors, Path(folder))
+    with scratch_folder(repository) as folder:
+        prepared = _Preparation(repository, heads, tensors, folder)
         prepared.compute(options.device, progress)
         landing = prepared.landing(text)
         _leave_state(repository, heads, options, prepared)

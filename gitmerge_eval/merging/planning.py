@@ -146,7 +146,7 @@ class CheckpointPlan:
             *self.references.values(),
         ]
         records = [source.metadata.groups.get(name) for source in sources for name in names]
-        for source, kind in itertools.product(self.constituents, self.spec_statistics):
+        for source, kind in itertools.product(self.constituents, self.statistics):
             records += [source.statistics[kind].record(name) for name in names]
         return sum({r.object_id: r.size for r in records if r is not None}.values())
 
@@ -156,9 +156,9 @@ class CheckpointPlan:
         return sum(group.record.nbytes for group in self.computed if group.record)
 
     @property
-    def spec_statistics(self) -> tuple[str, ...]:
-        """The kinds of statistics that the method reads."""
-        return self.method.statistics(self.options)
+    def statistics(self) -> tuple[str, ...]:
+        """The kinds of statistics that are read: what the method needs, and what spares it work."""
+        return tuple(self.spec.constituents[0].statistics)
 
     @property
     def peak_bytes(self) -> int:
@@ -167,7 +167,7 @@ class CheckpointPlan:
         copies = len(self.constituents) + 3
         gram = (
             max((_gram_bytes(g, width) for g in self.computed), default=0)
-            if ("gram" in self.spec_statistics)
+            if ("gram" in self.statistics)
             else 0
         )
         largest = max((_elements(g) for g in self.computed), default=0)
@@ -197,6 +197,7 @@ def plan_checkpoint(
     for source in ordered:
         for kind in options.method.statistics(values):
             check_statistic(source, kind, options.method.name)
+    kinds = (*options.method.statistics(values), *_sparing(options.method, values, base, ordered))
     references = {
         name: open_source(repository, repository.commit(revision), path, revision)
         for name, revision in options.method.references(values).items()
@@ -210,9 +211,7 @@ def plan_checkpoint(
         tuple(
             replace(
                 source.constituent,
-                statistics={
-                    k: source.statistics[k].blob for k in options.method.statistics(values)
-                },
+                statistics={kind: source.statistics[kind].blob for kind in kinds},
             )
             for source in ordered
         ),
@@ -239,6 +238,28 @@ def check_statistic(source: Source, kind: str, method: str) -> None:
             f"the statistic '{kind}' of branch '{source.label}' was computed on another version of "
             f"'{source.path}' ({statistic.entry.checkpoint[:10]}, now {source.blob[:10]}); {remedy}"
         )
+
+
+def _sparing(
+    method: MergeMethod, values: Mapping[str, Any], base: Source | None, sources: Sequence[Source]
+) -> list[str]:
+    """The optional statistics that every constituent has: fresh, and made with these options."""
+
+    def usable(source: Source, kind: str, wanted: Mapping[str, Any]) -> bool:
+        statistic = source.statistics.get(kind)
+        made_with = {"base": base.blob if base else None, **wanted}
+        return (
+            statistic is not None
+            and statistic.entry.checkpoint == source.blob
+            and all(statistic.entry.options.get(k) == v for k, v in made_with.items())
+        )
+
+    optional = method.optional_statistics(values)
+    return [
+        kind
+        for kind, wanted in optional.items()
+        if all(usable(source, kind, wanted) for source in sources)
+    ]
 
 
 def applicable(base: Source | None, constituents: Iterable[Source]) -> dict[str, tuple[str, ...]]:

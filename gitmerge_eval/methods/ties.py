@@ -42,6 +42,9 @@ def _scalars(options: Mapping[str, Any], models: int) -> tuple[WholeModelScalar,
     """The thresholds unless everything is kept, and the model's majority sign where it counts."""
 
     def thresholds(groups: Groups, options: Mapping[str, Any]) -> tuple[float, ...]:
+        first = next(iter(groups()), None)
+        if first is not None and "trimmed" in first.statistics:
+            return ()  # the statistic spares the passes over the model
         return trim_thresholds(groups, models, options["density"], task_vector)
 
     def majority(groups: Groups, options: Mapping[str, Any]) -> tuple[float, ...]:
@@ -64,6 +67,7 @@ METHOD = MergeMethod(
         scope_option(f"whether the majority sign that settles ties is taken {SCOPE_HELP}"),
     ),
     needs_base=lambda options: True,
+    optional_statistics=lambda options: {"trimmed": {"density": options["density"]}},
     scalars=_scalars,
     merging_flops=lambda shape, options: (4 * shape.models + 1) * shape.inputs * shape.outputs,
     statistics_flops=lambda shape, tokens, options: trimming_flops(

@@ -1,0 +1,42 @@
+"""Folders of one run below ``.git/gitmerge-eval``: gone with the run, or swept after a kill."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gitmerge_eval.git.process import Process, this
+from gitmerge_eval.git.repository import Repository
+
+_NAME = re.compile(r"run-(?P<pid>\d+)-(?P<start>\d*)-")
+
+
+def state_directory(repository: Repository) -> Path:
+    """Where this tool keeps what belongs to one work tree: ``.git/gitmerge-eval``."""
+    folder = repository.path("gitmerge-eval")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def scratch_folder(repository: Repository) -> Iterator[Path]:
+    """An empty folder on the git directory's file system, removed at the end of the block.
+
+    Its name says whose it is, so that :func:`sweep` can tell what a killed run left.
+    """
+    own = this()
+    prefix = f"run-{own.pid}-{own.start}-"
+    with tempfile.TemporaryDirectory(dir=state_directory(repository), prefix=prefix) as folder:
+        yield Path(folder)
+
+
+def sweep(repository: Repository) -> None:
+    """Remove the folders of runs that have ended without doing so."""
+    for folder in state_directory(repository).glob("run-*"):
+        match = _NAME.match(folder.name)
+        if match and not Process(int(match["pid"]), match["start"]).alive:
+            shutil.rmtree(folder, ignore_errors=True)
