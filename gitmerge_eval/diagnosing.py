@@ -285,9 +285,20 @@ def _leftovers(repository: Repository) -> Iterator[Finding]:
             f"a merge (process {_process(journal)}) was killed while it wrote to the work tree",
             "start the merge again: it first undoes what was left ('git status' shows it)",
         )
+    heads = trailers.merge_heads(repository)
+    parents = repository.run("rev-parse", "HEAD^@", check=False).text.split()
+    if heads and set(heads) <= set(parents):
+        yield Finding(
+            "finished merge",
+            PROBLEM,
+            "the merge is committed, but Git believes that it is under way (an interrupted hook "
+            "does that), and 'git commit' would commit it twice",
+            "run: git merge --quit",
+        )
+        return
     state = trailers.read_state(repository)
     if state is not None and not trailers.is_current(repository, state):
-        if trailers.merge_heads(repository) or state.squash:
+        if heads or state.squash:
             return
         what = "the record of a merge that was given up is still there"
         yield Finding("merge state", OK, f"{what}; the next commit removes it")

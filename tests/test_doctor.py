@@ -231,6 +231,23 @@ def test_leftovers_of_a_merge(ready, commit):
     assert "waits to be committed" in bad(ready)["merge state"].what
 
 
+def test_a_merge_that_is_committed_and_still_under_way(ready, commit):
+    """What a Ctrl-C in a post-merge hook leaves."""
+    commit({"a": "1"})
+    ready.run("branch", "side")
+    commit({"b": "1"})
+    ready.run("switch", "--quiet", "side")
+    side = commit({"c": "1"})
+    ready.run("switch", "--quiet", "main")
+    ready.run("merge", "--quiet", "--no-edit", "--strategy=ort", "side")
+    assert bad(ready) == {}
+    ready.path("MERGE_HEAD").write_text(f"{side}\n")
+    assert "still merging" in ready.text("status")
+    found = bad(ready)["finished merge"]
+    subprocess.run(found.remedy.removeprefix("run: "), shell=True, cwd=ready.directory, check=True)
+    assert bad(ready) == {}
+
+
 def test_the_journal_is_where_the_merge_writes_it(ready):
     from gitmerge_eval.git import landing
 
