@@ -1,8 +1,8 @@
 """Trimming task vectors to their largest elements, counted over the whole model.
 
 The threshold is found by exact selection over streamed passes: a histogram of the leading bits of
-|τ| narrows the threshold down to one bin, the next pass to one bin of that. Memory does not depend
-on the size of the model.
+|τ| narrows the threshold down to one bin, the next pass to one bin of that, until the elements of
+that bin are few enough to be collected and sorted. Memory does not depend on the size of the model.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ TaskVector = Callable[[ParameterGroup, int], "Tensor"]
 
 TRIM_THRESHOLD = "trim_threshold"
 
-# The 63 bits of a float64 without its sign. A float32 has its 8 + 23 bits in the first two digits,
-# so that two passes are exact for it and four for a float64.
+# The 63 bits of a float64 without its sign. A float32 has all that it has in the first two digits.
+# Two passes do for most models, and at most two for float32 and four for float64.
 _DIGITS = (16, 18, 15, 14)
 _FLOAT32_DIGITS = 2
 _BLOCK = 1 << 18
+_COLLECTED = 1 << 22
 
 
 @dataclass
@@ -39,6 +40,8 @@ class _Selection:
     """The leading bits of the threshold, as far as they are known."""
     rank: int = 0
     """k among the elements that share the prefix; 0 where there is no element at all."""
+    population: int = 0
+    """The number of elements that share the prefix."""
     wide: bool = False
     """Whether some task vector has more bits than a float32."""
 
@@ -70,6 +73,8 @@ def trim_thresholds(
     for step, bits in enumerate(_DIGITS):
         if step == _FLOAT32_DIGITS and not any(selection.wide for selection in selections):
             break
+        if step and all(selection.population <= _COLLECTED for selection in selections):
+            return _sorted_out(groups, selections, task_vector, shift)
         above, shift = shift, shift - bits
         histograms = _histograms(groups, selections, task_vector, above, shift)
         for selection, histogram in zip(selections, histograms, strict=True):
@@ -122,7 +127,29 @@ def _narrow(selection: _Selection, histogram: Tensor, bits: int) -> None:
     place = int((at_least < selection.rank).sum())
     if place:
         selection.rank -= int(at_least[place - 1])
-    selection.prefix |= len(histogram) - 1 - place
+    digit = len(histogram) - 1 - place
+    selection.prefix |= digit
+    selection.population = int(histogram[digit])
+
+
+def _sorted_out(
+    groups: Groups, selections: list[_Selection], task_vector: TaskVector, shift: int
+) -> tuple[float, ...]:
+    """One pass that collects the elements with each prefix: the one of the wanted rank."""
+    import torch
+
+    found: list[list[Tensor]] = [[] for _ in selections]
+    for group in groups():
+        for index in changed(group):
+            prefix = selections[index].prefix
+            for keys in _keys(task_vector(group, index)):
+                found[index].append(keys[(keys >> shift) == prefix].cpu())
+    return tuple(
+        _magnitude(int(torch.cat(keys).sort(descending=True).values[selection.rank - 1]))
+        if selection.rank
+        else 0.0
+        for keys, selection in zip(found, selections, strict=True)
+    )
 
 
 def _magnitude(bits: int) -> float:

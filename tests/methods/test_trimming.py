@@ -5,6 +5,7 @@ import pytest
 import torch
 from method_groups import as_group
 
+from gitmerge_eval.methods import _trimming
 from gitmerge_eval.methods._task_vectors import task_vector
 from gitmerge_eval.methods._trimming import trim_thresholds
 
@@ -69,11 +70,25 @@ def test_values_of_all_magnitudes(density):
     assert thresholds(groups, density) == expected
 
 
-def test_float32_takes_two_passes_and_float64_four():
+def test_two_passes():
     rng = np.random.default_rng(3)
-    for dtype, count in [(torch.float32, 2), (torch.float64, 4)]:
+    for dtype in (torch.float32, torch.float64):
         passes = []
         thresholds(random_groups(rng, dtype, rng.standard_normal), 0.2, passes)
+        assert len(passes) == 2
+
+
+@pytest.mark.parametrize(("collected", "passes32", "passes64"), [(0, 2, 4), (50, 2, 3)])
+@pytest.mark.parametrize("density", [0.01, 0.2, 0.9])
+def test_where_a_bin_is_too_full_to_collect(monkeypatch, collected, passes32, passes64, density):
+    monkeypatch.setattr(_trimming, "_COLLECTED", collected)
+    rng = np.random.default_rng(7)
+    for dtype, count in [(torch.float32, passes32), (torch.float64, passes64)]:
+        groups, passes = random_groups(rng, dtype, rng.standard_normal), []
+        expected = tuple(
+            by_partition([task_vector(g, i).numpy() for g in groups], density) for i in range(3)
+        )
+        assert thresholds(groups, density, passes) == expected
         assert len(passes) == count
 
 
