@@ -26,6 +26,8 @@ from gitmerge_eval.subjects import Model, Subject, models_of, subject_at
 FOLDER = "gitmerge-eval"
 """Where evaluation keeps its files, below the git directory that all work trees share."""
 STALE_SECONDS = 24 * 3600
+DEVICE_KEY = "merge-eval.device"
+"""The configuration's answer where nobody names a device."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ class _Scorer:
     def _compute(
         self, model: Model, tasks: tuple[str, ...], relay: Callable[[str, int, int], None]
     ) -> None:
-        device = _resolved(self.device)
+        device = _resolved(self.repository, self.device)
         with _materialised(self.repository, model.blob, self.subject.path) as file:
             start = time.perf_counter()
             found = self.subject.benchmark.evaluate(
@@ -218,12 +220,22 @@ def _finite(found: Mapping[str, float], task: str, benchmark: str) -> float:
     return value
 
 
-def _resolved(device: str) -> str:
-    if device != "auto":
-        return device
+def _resolved(repository: Repository, device: str) -> str:
+    """The device to compute on: as asked, as merge-eval.device says, else the GPU if there is one.
+
+    Raises EvaluationError where a GPU is asked for and torch sees none.
+    """
+    asked = repository.setting(DEVICE_KEY) or device if device == "auto" else device
+    if asked == "cpu":
+        return asked
+    # Only here: a benchmark that is a plain function on the CPU needs no torch.
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.cuda.is_available():
+        return "cuda" if asked == "auto" else asked
+    if asked != "auto":
+        raise EvaluationError(f"the device '{asked}' is not there for torch; use 'cpu'")
+    return "cpu"
 
 
 @contextmanager

@@ -337,6 +337,26 @@ def test_one_of_several_checkpoints_can_be_chosen(evaluated):
         evaluate(evaluated, checkpoint="c")
 
 
+@pytest.mark.parametrize(
+    ("asked", "configured", "used"),
+    [("cpu", "cuda", "cpu"), ("auto", "cpu", "cpu"), ("auto", None, "cpu or cuda")],
+)
+def test_the_device_is_as_asked_then_as_configured_then_what_there_is(
+    evaluated, asked, configured, used
+):
+    if configured:
+        evaluated.repository.run("config", "merge-eval.device", configured)
+    note = evaluating.evaluate(evaluated.repository, "fruit-quickdraw", device=asked)
+    assert note.device in used.split(" or ")
+
+
+def test_a_gpu_that_is_not_there_is_refused(evaluated, monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(EvaluationError, match="'cuda:1' is not there for torch; use 'cpu'"):
+        evaluating.evaluate(evaluated.repository, "fruit-quickdraw", device="cuda:1")
+
+
 def test_an_unknown_revision_is_a_git_error(evaluated):
     with pytest.raises(GitError, match="'nowhere' is not a commit"):
         evaluate(evaluated, "nowhere")

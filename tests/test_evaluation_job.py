@@ -34,6 +34,7 @@ def template(tmp_path_factory):
     (hooks / "post-merge").write_text('#!/bin/sh\ngitmerge-eval hook post-merge "$@"\nexit 0\n')
     for hook in hooks.iterdir():
         hook.chmod(0o755)
+    made.repository.run("config", "merge-eval.device", "cpu")
     return made
 
 
