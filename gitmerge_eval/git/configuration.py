@@ -60,8 +60,9 @@ def settings(repository: Repository) -> tuple[Setting, ...]:
         Setting("merge.theta.name", ("merge checkpoints group by group",)),
         Setting("merge.theta.driver", (f"{expanded} driver %O %A %B %P",)),
         Setting("merge.theta.recursive", ("binary",)),
-        Setting("notes.displayRef", (notes.REF,), alone=False),
-        Setting("notes.rewriteRef", (notes.REF,), alone=False),
+        # A pattern: 'git log' and 'git commit --amend' warn of a ref that is not there yet.
+        Setting("notes.displayRef", (f"{notes.REF}*",), alone=False),
+        Setting("notes.rewriteRef", (f"{notes.REF}*",), alone=False),
         Setting(f"notes.{notes.NAME}.mergeStrategy", ("cat_sort_uniq",)),
         *(
             Setting(f"remote.{remote}.fetch", (refspec(remote),), alone=False)

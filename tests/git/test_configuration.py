@@ -68,7 +68,7 @@ def test_earlier_values_come_back_in_their_order(clone):
     before = configured(clone)
     configuration.install(clone)
     assert clone.text("config", "--get-all", "notes.displayRef").split() == [
-        "refs/notes/review", "refs/notes/ci", "refs/notes/gitmerge-eval",
+        "refs/notes/review", "refs/notes/ci", "refs/notes/gitmerge-eval*",
     ]  # fmt: skip
     assert "gitmerge-eval filter clean %f" in clone.text("config", "filter.theta.clean")
     configuration.uninstall(clone)
@@ -115,6 +115,17 @@ def test_a_remote_without_notes_can_be_fetched_and_one_with_notes_is_kept_apart(
     assert clone.text("rev-parse", "refs/notes/gitmerge-eval") == own
     assert "there" in clone.text("notes", "--ref=origin/gitmerge-eval", "show", "HEAD")
     assert "here" in clone.text("log", "-1")
+
+
+def test_a_clone_without_notes_is_quiet_and_notes_follow_an_amended_commit(clone):
+    configuration.install(clone)
+    assert clone.run("log", "-1").stderr == ""
+    assert clone.run("commit", "--amend", "--allow-empty", "-m", "again").stderr == ""
+    clone.run("notes", "--ref=gitmerge-eval", "add", "-m", "measured", "HEAD")
+    old = clone.text("rev-parse", "HEAD")
+    clone.run("commit", "--quiet", "--amend", "--allow-empty", "-m", "once more")
+    assert clone.text("rev-parse", "HEAD") != old
+    assert "measured" in clone.text("log", "-1")
 
 
 def test_a_remote_added_later_is_taken_up_and_let_go(clone, repository):
