@@ -220,6 +220,8 @@ def _mapped(source: Source, store: ObjectStore) -> Iterator[bytes | mmap.mmap]:
 
 
 def _refuse_other_formats(start: bytes) -> None:
+    if start[8:9] == b"{":  # after eight bytes of length: safetensors
+        return
     if start.startswith((_ZIP, _PICKLE)):
         raise MalformedCheckpoint(
             "this is a PyTorch pickle or archive, which runs code when loaded; save the model with "
@@ -232,7 +234,7 @@ def _refuse_other_formats(start: bytes) -> None:
         )
     if not start:
         raise MalformedCheckpoint("the file is empty; save the model with safetensors")
-    if b"{" not in start[8:9]:
+    if len(start) >= _START:
         raise MalformedCheckpoint(
             "unknown checkpoint format; save the model with safetensors and commit that file"
         )

@@ -200,7 +200,8 @@ def _decode_chunk(
     if sizes != (nbytes, len(data)):
         raise _malformed(record, "has a chunk of another size")
     # The ellipsis makes it a view where there are no dimensions too, instead of a scalar.
-    part = array[(*region, ...)]
+    position: tuple[Any, ...] = (*region, ...)
+    part = array[position]
     whole = part.shape == chunks and part.flags.c_contiguous
     target = part if whole else np.empty(chunks, array.dtype)
     try:

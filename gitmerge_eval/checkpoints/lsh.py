@@ -40,13 +40,15 @@ def signature(array: NDArray[Any]) -> tuple[int, ...]:
     cannot, count as their value in float32, and a complex number as its two parts. A sum that is
     not finite or does not fit 64 bits gives -2^63, as on the processors git-theta runs on.
     """
-    x = _hashable(array)
     sums = np.zeros(SIGNATURE_SIZE)
-    if x.size <= _SMALL:
-        _accumulate_by_numpy(x, sums)
-    else:
-        _accumulate_by_numba()(x, _pool(), _offsets(), _tables(), sums)
-    return tuple(_bucket(total) for total in sums)
+    # Infinities, signalling NaNs and overflow have a defined result and deserve no warning.
+    with np.errstate(all="ignore"):
+        x = _hashable(array)
+        if x.size <= _SMALL:
+            _accumulate_by_numpy(x, sums)
+        else:
+            _accumulate_by_numba()(x, _pool(), _offsets(), _tables(), sums)
+        return tuple(_bucket(total) for total in sums)
 
 
 def _hashable(array: NDArray[Any]) -> NDArray[Any]:

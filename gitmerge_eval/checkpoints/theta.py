@@ -72,7 +72,7 @@ def _apply(record: GroupRecord, store: ObjectStore, previous: Array) -> Array:
 
     try:
         value = asyncio.run(applied())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise _malformed(record, f"and applying it failed: {error}") from error
     return value
 
