@@ -36,7 +36,7 @@ def to_torch(array: NDArray[Any]) -> torch.Tensor:
 
     dtype = torch_dtype(array.dtype.name)
     array = np.require(array, requirements=["C", "W"])
-    if _is_extended(array.dtype):
+    if BY_NAME[array.dtype.name].extended:
         return torch.from_numpy(array.view(_CARRIERS[array.dtype.itemsize])).view(dtype)
     return torch.from_numpy(array)
 
@@ -50,11 +50,7 @@ def to_numpy(tensor: torch.Tensor) -> NDArray[Any]:
         raise CheckpointError(f"dtype '{name}' cannot be stored; convert the tensor")
     dtype = BY_NAME[name].numpy
     tensor = tensor.detach().cpu().contiguous()
-    if _is_extended(dtype):
+    if BY_NAME[name].extended:
         carrier = torch.int8 if dtype.itemsize == 1 else torch.int16
         return tensor.view(carrier).numpy().view(dtype)
     return tensor.numpy()
-
-
-def _is_extended(dtype: np.dtype[Any]) -> bool:
-    return type(dtype).__module__ != "numpy.dtypes"

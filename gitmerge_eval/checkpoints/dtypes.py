@@ -24,6 +24,11 @@ class Dtype:
     numpy: np.dtype
 
     @property
+    def extended(self) -> bool:
+        """Whether the type is one of ml_dtypes', which the buffer protocol does not know."""
+        return self.zarr == self.name
+
+    @property
     def itemsize(self) -> int:
         """Bytes of one element."""
         return int(self.numpy.itemsize)

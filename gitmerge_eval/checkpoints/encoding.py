@@ -41,9 +41,7 @@ def encode(array: Array) -> bytes:
     files: dict[str, bytes] = {".zarray": _document(array.shape, chunks, dtype)}
     blosc = _blosc()
     compressed = {
-        key: blosc.compress(
-            _bytes(_padded(array[region], chunks)), b"lz4", 5, _AUTOMATIC_SHUFFLE, 0, dtype.itemsize
-        )
+        key: blosc.compress(_words(_padded(array[region], chunks)), b"lz4", 5, _AUTOMATIC_SHUFFLE)
         for key, region in _grid(array.shape, chunks)
     }
     # tensorstore's memory store lists its files in the order of their names.
@@ -153,9 +151,10 @@ def _padded(part: Array, chunks: tuple[int, ...]) -> Array:
     return full
 
 
-def _bytes(array: Array) -> NDArray[np.uint8]:
+def _words(array: Array) -> Array:
+    """The elements as integers of their size, by which Blosc shuffles bytes."""
     # Neither Blosc nor the buffer protocol knows the dtypes of ml_dtypes.
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return array.reshape(-1).view(f"u{array.dtype.itemsize}")
 
 
 def _layout(document: bytes | None, record: GroupRecord) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -9,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@numba.njit(nogil=True, cache=True)
-def accumulate(
+def _accumulate(
     x: NDArray[Any],
     pool: NDArray[np.float64],
     offsets: NDArray[np.int64],
@@ -37,3 +37,14 @@ def accumulate(
     for i in range(whole * 16, x.size):
         for s in range(sums.size):
             sums[s] += np.float64(x[i]) * pool[(i ^ offsets[s]) % pool.size]
+
+
+def _compiled() -> Callable[..., None]:
+    try:
+        return numba.njit(nogil=True, cache=True)(_accumulate)
+    except RuntimeError:
+        # No folder to keep compiled code in, as in a read-only container.
+        return numba.njit(nogil=True)(_accumulate)
+
+
+accumulate = _compiled()

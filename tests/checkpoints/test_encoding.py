@@ -13,7 +13,7 @@ from gitmerge_eval.checkpoints.encoding import chunk_shape, decode, encode
 from gitmerge_eval.checkpoints.metadata import GroupRecord
 from gitmerge_eval.errors import MalformedCheckpoint
 
-NATIVE = sorted(d.name for d in IN_FILE_ORDER if type(d.numpy).__module__ == "numpy.dtypes")
+NATIVE = sorted(d.name for d in IN_FILE_ORDER if not d.extended)
 EXTENDED = sorted(set(BY_NAME) - set(NATIVE))
 SMALL = [(), (0,), (1,), (5,), (0, 5), (3, 0, 2), (100,), (7, 13), (2, 3, 5, 7), (1,) * 8]
 LARGE = [
