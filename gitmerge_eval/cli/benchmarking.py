@@ -77,9 +77,8 @@ def quickstart(
     with progress.bar() as show:
         tour = building.quickstart(directory, seed=seed, progress=show, say=say)
     print(f"\nBuilt in {tour.built.seconds:.0f} s and merged as {tour.merge[:10]}. Try next:\n")
-    width = max(len(command) for command, _ in tour.next_commands)
     for command, what in tour.next_commands:
-        print(f"  {command:<{width}}  # {what}")
+        print(f"  # {what}\n  {command}")
 
 
 @benchmark.command()
