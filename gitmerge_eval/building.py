@@ -189,6 +189,12 @@ class _Recipe:
     def begin(cls, benchmark: Benchmark, directory: Path) -> _Recipe:
         repository = Repository(directory)
         repository.run("init", "--quiet", "--initial-branch=main")
+        own = directory / ".git"
+        if not own.is_dir() or not repository.git_directory.samefile(own):
+            raise UsageError(
+                f"the variable GIT_DIR names another repository, '{repository.git_directory}'; "
+                "unset it to build a new one"
+            )
         configuration.install(repository)
         return cls(benchmark, repository)
 
@@ -210,6 +216,7 @@ class _Recipe:
     def _commit_base(self, models: BuiltModels, settings: Mapping[str, object]) -> str:
         directory = self.repository.directory
         tracking.track(self.repository, "*.safetensors")
+        tracking.merge_by_driver(self.repository, index_path(MODEL_FILE))
         declaration = BenchmarkDeclaration(self.benchmark.name, settings)
         (directory / BENCHMARK_FILE).write_text(declaration.toml(), encoding="utf-8")
         (directory / "README.md").write_text(_readme(self.benchmark, models), encoding="utf-8")

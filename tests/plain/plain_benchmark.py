@@ -7,10 +7,12 @@ writes down what it computed (PLAIN_LOG), and can be slow (PLAIN_SECONDS a task)
 import hashlib
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors.numpy import load_file
 
+from gitmerge_eval.benchmarks import BuiltModels
 from gitmerge_eval.records import Benchmark, StatisticFile, Task
 
 AXES = {"category": ("fruit", "bird", "tool"), "domain": ("quickdraw", "real", "sketch")}
@@ -44,6 +46,52 @@ def collect(kind, checkpoint, task, *, options=None, settings=None, device="cpu"
     )
 
 
+def build(directory, *, settings=None, progress=None):
+    """Models as a recipe would train them: base, three constituents, multitask."""
+    import torch
+    from safetensors.torch import save_file
+
+    seed = (settings or {}).get("seed", 0)
+    skills = [skill for values in AXES.values() for skill in values]
+    directory.mkdir(parents=True)
+
+    def save(name, good, level):
+        values = {
+            skill: torch.tensor([float(level if skill in good else 20 + number + seed)])
+            for number, skill in enumerate(skills)
+        }
+        save_file(values, directory / f"{name}.safetensors")
+        return directory / f"{name}.safetensors"
+
+    if progress is not None:
+        progress("base", 1, 1)
+    base = save("base", (), 0)
+    if os.environ.get("PLAIN_BUILD_FAILS"):
+        raise KeyboardInterrupt
+    held_in = ("fruit-quickdraw", "bird-real", "tool-sketch")
+    return BuiltModels(
+        base=base,
+        constituents={task: save(task, task.split("-"), 90) for task in held_in},
+        multitask=save("multitask", skills, 80),
+        statistics={
+            task: tuple(
+                StatisticFile(
+                    kind,
+                    {skill: torch.ones(1) for skill in skills},
+                    {skill: {"key": skill} for skill in skills},
+                    examples=10,
+                    tokens=0,
+                    data=f"plain/{task}:train",
+                    fingerprint=fingerprint(task, "train"),
+                )
+                for kind in ("fisher", "trimmed")
+            )
+            for task in held_in
+        },
+        settings={"seed": seed},
+    )
+
+
 def log(line):
     if os.environ.get("PLAIN_LOG"):
         with Path(os.environ["PLAIN_LOG"]).open("a") as file:
@@ -68,4 +116,6 @@ BENCHMARK = Benchmark(
     evaluate=evaluate,
     fingerprint=fingerprint,
     collect=collect,
+    build=build,
 )
+WITHOUT_RECIPE = replace(BENCHMARK, name="plain-without-recipe", build=None)
