@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gitmerge_eval import benchmarks
+from gitmerge_eval.checkpoints.statistics_index import index_path
 from gitmerge_eval.declarations import (
     BENCHMARK_FILE,
     BenchmarkDeclaration,

@@ -23,7 +23,7 @@ from gitmerge_eval.declarations import (
 )
 from gitmerge_eval.errors import MissingBase, UnknownName, UsageError
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.git.tracking import track
+from gitmerge_eval.git.tracking import merge_by_driver, track
 from gitmerge_eval.records import StatisticFile
 
 if TYPE_CHECKING:
@@ -173,6 +173,7 @@ def write_statistics(
     pattern = str(PurePosixPath(path).parent / statistics_index.FOLDER / "*.safetensors")
     if any(value != "theta" for value in repository.attribute("filter", written).values()):
         track(repository, pattern)
+    merge_by_driver(repository, statistics_index.index_path(path))
     return (*written, statistics_index.index_path(path), ".gitattributes")
 
 

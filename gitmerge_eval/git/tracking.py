@@ -33,6 +33,21 @@ def track(repository: Repository, pattern: str) -> bool:
     return after != before
 
 
+def merge_by_driver(repository: Repository, path: str) -> bool:
+    """Let the merge driver merge ``path``, a text file of ours, where no strategy runs.
+
+    Adds a line to the top ``.gitattributes`` and stages it; returns whether that was needed.
+    """
+    if repository.attribute("merge", [path]).get(path) == "theta":
+        return False
+    file = repository.directory / ".gitattributes"
+    before = file.read_text(errors="surrogateescape") if file.exists() else ""
+    separator = "" if before.endswith("\n") or not before else "\n"
+    file.write_text(f"{before}{separator}{_quoted(path)} merge=theta\n", errors="surrogateescape")
+    repository.run("add", "--", ".gitattributes")
+    return True
+
+
 def with_pattern(text: str, pattern: str) -> str:
     """The text of a ``.gitattributes`` with ours on ``pattern``'s last line, or on a new one."""
     lines = text.splitlines()
