@@ -93,7 +93,7 @@ def index_blob(repository):
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory, git_environment):
-    """A repository whose four commits were made by the stock git-theta: dense, sparse, low rank."""
+    """A repository in turn of git-theta (dense), us (dense), git-theta again (sparse, low rank)."""
     folder = tmp_path_factory.mktemp("stock")
     subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
     repository = Repository(folder)
@@ -107,6 +107,12 @@ def stock(tmp_path_factory, git_environment):
     git(repository, "add", "-A")
     git(repository, "commit", "-m", "dense")
     versions = [arrays]
+    use_ours(repository)
+    arrays = {name: array * 2 if name == "f32" else array for name, array in arrays.items()}
+    put(repository, arrays)
+    git(repository, "add", "-A")
+    git(repository, "commit", "-m", "dense, with no last commit")
+    use_stock(repository)
     # git-theta wants a file of ready-made updates, even where it has to find them itself.
     ready_made = folder.parent / "none.safetensors"
     safetensors.numpy.save_file({}, ready_made)
@@ -129,7 +135,7 @@ def stock(tmp_path_factory, git_environment):
 
 def test_ours_makes_the_objects_and_signatures_that_stock_made(stock):
     repository, versions = stock
-    blob = repository.run("cat-file", "blob", f"HEAD~2:{PATH}").stdout
+    blob = repository.run("cat-file", "blob", f"HEAD~3:{PATH}").stdout
     theirs = Metadata.parse(blob)
     assert theirs.serialize() == blob
     store = ObjectStore(repository)
@@ -143,13 +149,13 @@ def test_ours_makes_the_objects_and_signatures_that_stock_made(stock):
             record.dtype,
         )
     assert {record.last_commit for record in theirs.groups.values()} == {
-        repository.text("rev-parse", "HEAD~3")
+        repository.text("rev-parse", "HEAD~4")
     }
 
 
 def test_ours_checks_out_what_stock_committed_and_keeps_its_blob(stock, tmp_path):
     repository, versions = stock
-    git(repository, "worktree", "add", "--no-checkout", "-q", str(tmp_path / "w"), "HEAD~2")
+    git(repository, "worktree", "add", "--no-checkout", "-q", str(tmp_path / "w"), "HEAD~3")
     linked = Repository(tmp_path / "w")
     use_ours(repository)
     git(linked, "checkout", "HEAD", "--", ".")
@@ -175,6 +181,7 @@ def test_updates_are_read_as_stock_reads_them_and_kept(stock):
         metadata = Metadata.parse(repository.run("cat-file", "blob", f"{revision}:{PATH}").stdout)
         checkpoint = Checkpoint(metadata, store, PATH)
         assert metadata.groups["f32"].update_type == kind
+        assert metadata.groups["f32"].last_commit == repository.text("rev-parse", f"{revision}~")
         np.testing.assert_allclose(checkpoint.read("f32"), arrays["f32"], atol=1e-6)
         assert checkpoint.read("i64").tolist() == arrays["i64"].tolist()
     with pytest.raises(MalformedCheckpoint, match="path in the repository"):
