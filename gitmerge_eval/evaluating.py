@@ -58,6 +58,8 @@ def evaluate(
 ) -> EvaluationNote:
     """Evaluate the model at ``revision``; unless told otherwise, write the note of that commit.
 
+    The note is of the whole: a choice of ``tasks`` leaves none.
+
     A merge of ours is evaluated on the tasks of its constituents (held-in) and on the other cells
     of the grid that these span (generalization), and so are its baselines. Any other model is
     evaluated on the tasks of all constituents that its tree declares, or on ``tasks``.
@@ -74,7 +76,7 @@ def evaluate(
         scorer = _Scorer(repository, subject, split, device, results, force)
         scorer.score(models, progress or (lambda step: None))
     note = _note(subject, models, scorer, tuple(remarks + scorer.remarks))
-    if write_note:
+    if write_note and tasks is None:
         notes.write(
             repository, subject.commit, reporting.note_table(note), reporting.note_record(note)
         )

@@ -109,8 +109,11 @@ def subject_at(
     if blob is None:
         raise EvaluationError(f"'{revision}' has no checkpoint '{path}'; name another revision")
     held_in = tuple(dict.fromkeys(tasks))
+    merge = trailers.read(repository, commit)
+    if merge is not None and (blob, path) not in merge.models:
+        merge = None
     return Subject(
-        commit, path, blob, merge_of_ours(repository, commit), leaves, benchmark, declaration,
+        commit, path, blob, merge, leaves, benchmark, declaration,
         held_in, _spanned(benchmark, held_in),
     )  # fmt: skip
 
@@ -178,6 +181,11 @@ def _spanned(benchmark: Benchmark, held_in: Sequence[str]) -> tuple[str, ...]:
 
 def _leaves(repository: Repository, commit: str, name: str, base: str | None) -> Iterator[Leaf]:
     """The constituents that ``commit`` is made of; of a merge of merges, those of all of them."""
+    if not repository.succeeds("cat-file", "-e", f"{commit}^{{commit}}"):
+        raise EvaluationError(
+            f"constituent '{name}' ({commit[:10]}) is not in this clone; fetch its branch, or all "
+            "of a shallow clone with 'git fetch --unshallow'"
+        )
     merge = merge_of_ours(repository, commit)
     if merge is not None and merge.constituents:
         origin = merge.bases[0] if merge.bases else None

@@ -164,6 +164,7 @@ def test_a_constituent_is_evaluated_on_its_own_task(evaluated):
 def test_any_model_can_be_evaluated_on_given_tasks(evaluated):
     note = evaluate(evaluated, "multitask", tasks=["bird-sketch"])
     assert [(s.task, s.merged) for s in note.scores] == [("bird-sketch", 68.5)]
+    assert evaluating.show(evaluated.repository, "multitask") == ()
 
 
 def test_a_constituent_that_started_from_another_counts_for_its_own_task(evaluated):
@@ -355,6 +356,32 @@ def test_a_gpu_that_is_not_there_is_refused(evaluated, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(EvaluationError, match="'cuda:1' is not there for torch; use 'cpu'"):
         evaluating.evaluate(evaluated.repository, "fruit-quickdraw", device="cuda:1")
+
+
+def test_a_constituent_that_is_not_in_the_clone_is_named(evaluated):
+    absent = "1" * 40
+    evaluated.merge(constituents=((absent, "far-away"),))
+    with pytest.raises(EvaluationError, match=r"'far-away' \(1111111111\).*--unshallow"):
+        evaluate(evaluated)
+
+
+def test_a_model_replaced_by_hand_is_no_result_of_the_merge(evaluated):
+    repository = evaluated.repository
+    other = constituent("other", task="fruit-real", checkpoint="other.safetensors")
+    files = {other.path: other.toml(), "other.safetensors": model(repository, MERGED).decode()}
+    repository.run("switch", "-q", "-c", "other", "main")
+    evaluated.put("other", files)
+    repository.run("switch", "-q", "main")
+    evaluated.put("two models", {"other.safetensors": files["other.safetensors"]})
+    merged = model(repository, MERGED)
+    records = (
+        (repository.write_blob(merged), "model.safetensors"),
+        ("2" * 40, "other.safetensors"),
+    )
+    evaluated.merge(("other", "bird-real"), models=records)
+    assert evaluate(evaluated, checkpoint="model.safetensors").method == "mats"
+    replaced = evaluate(evaluated, checkpoint="other.safetensors")
+    assert (replaced.method, replaced.scores[0].pretrained) == (None, None)
 
 
 def test_an_unknown_revision_is_a_git_error(evaluated):
