@@ -27,6 +27,8 @@ class Schedule:
     rate: float
     weight_decay: float
     warm_up: int
+    epsilon: float = 1e-8
+    """Large against the gradients' size, AdamW's steps are near those of momentum SGD."""
 
     def factor(self, step: int) -> float:
         """The learning rate at ``step`` as a fraction of ``rate``."""
@@ -80,6 +82,7 @@ def _optimise(
             {"params": vectors, "weight_decay": 0.0},
         ],
         lr=schedule.rate,
+        eps=schedule.epsilon,
     )
     for step in range(schedule.steps):
         for group in optimiser.param_groups:
