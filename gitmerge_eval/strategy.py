@@ -12,13 +12,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 from gitmerge_eval.errors import GitMergeEvalError, UsageError
-from gitmerge_eval.git import landing, ordinary, process
+from gitmerge_eval.git import journal, landing, ordinary, process
 from gitmerge_eval.git.heads import gather
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.records import MergeReport
@@ -70,6 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f" '{error.filename}'" if error.filename else ""
         _say(f"{error.strerror or error}{where}; nothing was changed")
+    except Exception as error:
+        # Python's own status 1 would tell Git that conflicts wait in the index.
+        traceback.print_exc()
+        _say(f"unexpected error, nothing was changed; please report it: {error!r}")
     run.protect_edits()
     return 2
 
@@ -90,7 +95,7 @@ class _Run:
         if arguments.head != "HEAD":
             # A cherry-pick or rebase that found its way here: Git's own three-way merge.
             ordinary.hand_over(repository, arguments.bases, arguments.head, arguments.remotes)
-        for line in landing.recover(repository):
+        for line in journal.recover(repository):
             _say(line)
         from gitmerge_eval.merging import deciding, options
 
@@ -113,7 +118,7 @@ class _Run:
         from gitmerge_eval.merging.merge import merge
 
         with progress.bar() as show:
-            merged = merge(repository, heads, chosen, paths, show)
+            merged = merge(repository, heads, chosen, paths, self._merger, show)
         if not chosen.explicit and merged.reports:
             _say(
                 f"checkpoints are merged by '{chosen.method.name}'; choose another method with "

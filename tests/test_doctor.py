@@ -249,9 +249,9 @@ def test_a_merge_that_is_committed_and_still_under_way(ready, commit):
 
 
 def test_the_journal_is_where_the_merge_writes_it(ready):
-    from gitmerge_eval.git import landing
+    from gitmerge_eval.git import journal
 
-    assert landing._journal_path(ready) == ready.path(diagnosing.JOURNAL)
+    assert journal.journal_path(ready) == ready.path(diagnosing.JOURNAL)
 
 
 def test_the_gpu_is_asked_only_on_request(ready):

@@ -7,9 +7,10 @@ Everything expensive has been done before. The order, each step safe to be kille
 3. write the journal (fsync);
 4. ordinary files by ``read-tree -m -u`` on a copy of the index; checkpoints by rename;
 5. swap the copy of the index in by ``index.lock``; held for microseconds only;
-6. mark the journal applied; undo if ``git merge`` has gone; remove the journal.
+6. undo if ``git merge`` has gone; remove the journal.
 
-:func:`recover` undoes what a killed run left, and keeps a copy of whatever is not its own.
+:func:`gitmerge_eval.git.journal.recover` undoes what a killed run left, and keeps a copy of
+whatever is not its own.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gitmerge_eval.errors import MergeRefused
-from gitmerge_eval.git.process import Process, merging_git, this
+from gitmerge_eval.git import journal
+from gitmerge_eval.git.process import Process, this
 from gitmerge_eval.git.repository import NULL_ID, Repository
-from gitmerge_eval.git.scratch import scratch_folder, state_directory, sweep
+from gitmerge_eval.git.scratch import scratch_folder
 from gitmerge_eval.git.textmerge import StagedEntry
 from gitmerge_eval.git.trees import Entry, entries, same_file_system
 
@@ -67,99 +69,60 @@ class Landing:
     """Paths that a sparse checkout keeps out of the work tree."""
 
 
-@dataclass(frozen=True)
-class _Journal:
-    phase: str
-    pid: int
-    start: str
-    head: str
-    tree: str
-    added: list[str]
-    changed: list[str]
-    written: dict[str, str] = field(default_factory=dict)
-    """path -> SHA-256 of the checkpoint bytes that are ours."""
-
-    @property
-    def owner(self) -> Process:
-        return Process(self.pid, self.start)
-
-
-def fingerprint(repository: Repository) -> tuple[bytes, bytes, str]:
+def fingerprint(repository: Repository) -> tuple[object, ...]:
     """What the user may change while a merge is computed: index, work tree, HEAD."""
+    dirty = repository.run("diff-files", "--name-only", "-z").fields
     return (
         repository.run("ls-files", "-s", "-z").stdout,
-        repository.run("diff-files", "--raw", "-z").stdout,
+        # The time too: a file that was edited before the merge may be edited again.
+        tuple((path, _modified(journal.at(repository, path))) for path in dirty),
         repository.text("rev-parse", "HEAD"),
     )
 
 
-def land(repository: Repository, landing: Landing) -> None:
+def land(repository: Repository, landing: Landing, merger: Process | None) -> None:
     """Put the merge into index and work tree, or leave both as they were.
 
-    Raises MergeRefused where something changed meanwhile or a local file is in the way.
+    ``merger`` is the ``git merge`` that started us, as it was found then: once it has died, its
+    children have other parents. Raises MergeRefused where it died, where something changed
+    meanwhile, or where a local file is in the way.
     """
-    merger = merging_git()
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    _check_unmoved(repository, landing)
+    _check_wanted(merger)
     index = repository.path("index")
-    before = repository.run("ls-files", "-s", "-z").stdout
-    journal = _journal_for(repository, landing)
+    before = journal.index_entries(repository)
+    record = _journal_for(repository, landing)
     with scratch_folder(repository) as scratch:
         copy = scratch / "index"
-        shutil.copyfile(index, copy)
+        # With its time, by which Git tells which files were written as late as the index itself.
+        shutil.copy2(index, copy)
         environment = {"GIT_INDEX_FILE": str(copy)}
+        _check_unmoved(repository, landing, environment)
         _check_nothing_in_the_way(repository, landing, environment)
-        with _undone_on_failure(repository, journal):
-            _write_journal(repository, journal)
+        with _undone_on_failure(repository):
+            journal.write(repository, record)
             _apply(repository, landing, environment, scratch)
+            entered = hashlib.sha256(journal.index_entries(repository, environment)).hexdigest()
+            record = replace(record, index=entered)
+            journal.write(repository, record)
             _swap_index(repository, index, copy, before)
-    _write_journal(repository, replace(journal, phase="applied"))
+            # Nobody is left to commit this: a work tree that looks merged would be a trap.
+            _check_wanted(merger)
+    journal.journal_path(repository).unlink()
+
+
+def _check_wanted(merger: Process | None) -> None:
     if (merger and not merger.alive) or signal.sigpending() & _SIGNALS:
-        # Nobody is left to commit this: a work tree that looks merged would be a trap.
-        _write_journal(repository, replace(journal, phase="applied", pid=0, start=""))
-        recover(repository)
         raise MergeRefused("the merge was interrupted; everything is as it was before")
-    _journal_path(repository).unlink()
 
 
-def recover(repository: Repository) -> list[str]:
-    """Undo what a killed merge left in the work tree; what was done, in words.
-
-    Only the paths in the journal are restored; a file that is neither the old nor the new version
-    nor our bytes is copied to ``.git/gitmerge-eval/rescue`` first. Raises MergeRefused while the
-    other merge still runs.
-    """
-    sweep(repository)
-    path = _journal_path(repository)
-    if not path.exists():
-        return []
-    journal = _Journal(**json.loads(path.read_text()))
-    if journal.pid != os.getpid() and journal.owner.alive:
-        raise MergeRefused(f"another merge is running in this work tree (process {journal.pid})")
-    taken_over = (
-        repository.path("MERGE_HEAD").exists()
-        or repository.path("SQUASH_MSG").exists()
-        or repository.text("rev-parse", "HEAD") != journal.head
-    )
-    other_index = journal.phase == "applied" and (
-        repository.run("write-tree", check=False).text != journal.tree
-    )
-    if taken_over or other_index:
-        path.unlink()
-        return []
-    said = [f"undid an interrupted merge (process {journal.pid})"] if journal.pid else []
-    if journal.phase == "applied":
-        repository.run("read-tree", "HEAD")
-    said += _restore_files(repository, journal)
-    repository.run("update-index", "-q", "--refresh", check=False)
-    path.unlink()
-    return said
-
-
-def _check_unmoved(repository: Repository, landing: Landing) -> None:
+def _check_unmoved(
+    repository: Repository, landing: Landing, environment: Mapping[str, str]
+) -> None:
     if repository.text("rev-parse", "HEAD") != landing.head:
         raise MergeRefused("HEAD moved while the merge was computed; run the merge again")
-    if not repository.succeeds("diff-index", "--cached", "--quiet", "HEAD", "--"):
+    staged = ("diff-index", "--cached", "--quiet", landing.head, "--")
+    if not repository.succeeds(*staged, environment=environment):
         raise MergeRefused("something was staged while the merge was computed; run the merge again")
 
 
@@ -171,7 +134,7 @@ def _check_nothing_in_the_way(
         if (
             path not in known
             and path not in landing.skipped
-            and os.path.lexists(_at(repository, path))
+            and os.path.lexists(journal.at(repository, path))
         ):
             raise MergeRefused(
                 f"the untracked file '{path}' would be overwritten by the merge; move or remove it"
@@ -183,8 +146,10 @@ def _check_nothing_in_the_way(
             f"your changes to {', '.join(dirty)} would be overwritten by the merge; "
             "commit or stash them first"
         )
+    # The whole tree, although only ordinary files will be written so: Git also tells whether a
+    # checkpoint would go through a symbolic link or into a folder's place.
     trial = repository.run(
-        *("read-tree", "-n", "-m", "-u", landing.head, landing.ordinary_tree),
+        *("read-tree", "-n", "-m", "-u", landing.head, landing.tree),
         environment=environment,
         check=False,
     )
@@ -192,21 +157,20 @@ def _check_nothing_in_the_way(
         raise MergeRefused(f"local files would be overwritten by the merge:\n{trial.stderr}")
 
 
-def _journal_for(repository: Repository, landing: Landing) -> _Journal:
+def _journal_for(repository: Repository, landing: Landing) -> journal.Journal:
     fields = repository.run(
         "diff-tree", "-r", "-z", "--name-status", "--no-renames", landing.head, landing.tree
     ).fields
     changes = list(zip(fields[0::2], fields[1::2], strict=True))
     own = this()
-    return _Journal(
-        phase="applying",
+    return journal.Journal(
         pid=own.pid,
         start=own.start,
         head=landing.head,
         tree=landing.tree,
         added=[path for status, path in changes if status == "A"],
         changed=[path for status, path in changes if status != "A"],
-        written={path: _sha256(file.content) for path, file in landing.prepared.items()},
+        written={path: journal.sha256(file.content) for path, file in landing.prepared.items()},
     )
 
 
@@ -234,7 +198,7 @@ def _apply(
             environment={**environment, CLEANED: str(answers)},
         )
     for path in sorted(landing.removed & set(known)):
-        _at(repository, path).unlink(missing_ok=True)
+        journal.at(repository, path).unlink(missing_ok=True)
         repository.run("update-index", "--remove", "--", path, environment=environment)
     for path in sorted(landing.skipped & set(landing.prepared)):
         entry = landing.prepared[path].entry
@@ -253,13 +217,16 @@ def _apply(
 
 
 def _place(repository: Repository, path: str, file: PreparedFile) -> None:
-    target = _at(repository, path)
+    target = journal.at(repository, path)
     target.parent.mkdir(parents=True, exist_ok=True)
     content = file.content
     if not same_file_system(content.parent, target.parent):
-        content = target.with_name(f".{target.name}.gitmerge-eval")
+        content = journal.beside(target)
         shutil.copyfile(file.content, content)
-    content.chmod(0o755 if file.entry.mode == "100755" else 0o644)
+    if file.entry.mode == "100755":
+        # Executable for whom the umask lets read it, as Git does it.
+        readable = content.stat().st_mode & 0o777
+        content.chmod(readable | (readable & 0o444) >> 2)
     # Git re-reads a file that is as young as the index; two seconds make it older.
     past = time.time() - 2
     os.utime(content, (past, past))
@@ -275,7 +242,7 @@ def _swap_index(repository: Repository, index: Path, copy: Path, before: bytes) 
             f"'{lock}' exists: another git process is running, or one was killed; remove the file "
             "if none runs"
         ) from None
-    if repository.run("ls-files", "-s", "-z").stdout != before:
+    if journal.index_entries(repository) != before:
         lock.unlink()
         raise MergeRefused("the index changed while the merge was computed; run the merge again")
     copy.replace(lock)
@@ -283,70 +250,16 @@ def _swap_index(repository: Repository, index: Path, copy: Path, before: bytes) 
 
 
 @contextmanager
-def _undone_on_failure(repository: Repository, journal: _Journal) -> Iterator[None]:
+def _undone_on_failure(repository: Repository) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if _journal_path(repository).exists():
-            _write_journal(repository, replace(journal, phase="failed", pid=0, start=""))
-            recover(repository)
+        journal.recover(repository)
         raise
 
 
-def _restore_files(repository: Repository, journal: _Journal) -> list[str]:
-    new, old = entries(repository, journal.tree), entries(repository, journal.head)
-    said, restored = [], []
-    for path in journal.added + journal.changed:
-        file = _at(repository, path)
-        if (
-            os.path.lexists(file)
-            and not file.is_symlink()
-            and not _is_ours(repository, path, [new.get(path), old.get(path)], journal)
-        ):
-            rescue = state_directory(repository) / "rescue" / path.replace("/", "%")
-            rescue.parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, rescue)
-            said.append(f"kept a copy of '{path}' in '{rescue}'")
-        if path in old:
-            restored.append(path)
-        elif os.path.lexists(file):
-            file.unlink()
-    if restored:
-        repository.run("checkout-index", "-f", "-z", "--stdin", stdin="\0".join(restored))
-    return said
-
-
-def _is_ours(
-    repository: Repository, path: str, versions: Sequence[Entry | None], journal: _Journal
-) -> bool:
-    file = _at(repository, path)
-    if path in journal.written and _sha256(file) == journal.written[path]:
-        return True
-    found = repository.run("hash-object", f"--path={path}", "--", str(file), check=False)
-    return found.text in {entry.object_id for entry in versions if entry}
-
-
-def _journal_path(repository: Repository) -> Path:
-    return state_directory(repository) / "journal"
-
-
-def _write_journal(repository: Repository, journal: _Journal) -> None:
-    path = _journal_path(repository)
-    new = path.with_suffix(".new")
-    with new.open("w") as file:
-        json.dump(asdict(journal), file)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-
-
-def _at(repository: Repository, path: str) -> Path:
-    return repository.directory / path
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
+def _modified(file: Path) -> int:
+    try:
+        return file.lstat().st_mtime_ns
+    except OSError:
+        return 0

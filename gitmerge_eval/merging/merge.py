@@ -17,6 +17,7 @@ from gitmerge_eval.errors import MergeRefused
 from gitmerge_eval.git import trailers
 from gitmerge_eval.git.heads import Heads
 from gitmerge_eval.git.landing import Landing, PreparedFile, land
+from gitmerge_eval.git.process import Process
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.git.scratch import scratch_folder
 from gitmerge_eval.git.sparse import kept_out
@@ -63,12 +64,14 @@ def merge(
     heads: Heads,
     options: MergeOptions,
     paths: set[str],
+    merger: Process | None = None,
     progress: computing.Progress = computing.silent,
 ) -> Merged:
     """Merge ``heads`` into index and work tree, or leave both as they are.
 
-    ``paths`` are the checkpoints and statistics that any head touched. Raises what planning,
-    engine and landing raise, all before the first side effect.
+    ``paths`` are the checkpoints and statistics that any head touched, ``merger`` the ``git
+    merge`` that will commit the result. Raises what planning, engine and landing raise, all before
+    the first side effect.
     """
     check_state(repository, paths)
     tensors = deciding.decide(repository, heads, options, paths)
@@ -78,7 +81,11 @@ def merge(
         prepared.compute(options.device, progress)
         landing = prepared.landing(text)
         _leave_state(repository, heads, options, prepared)
-        land(repository, landing)
+        try:
+            land(repository, landing, merger)
+        except BaseException:
+            trailers.remove_state(repository)
+            raise
     model_conflicts = [d for d in tensors.decisions if d.kind == "conflict"]
     return Merged(
         tuple(sorted({*text.conflicts, *(d.path for d in model_conflicts)})),
@@ -107,7 +114,7 @@ class _Preparation:
         self._fetch()
         for decision in self.tensors.decisions:
             if decision.plan:
-                content = self._scratch(decision.path)
+                content = self._scratch()
                 done = computing.compute(
                     decision.plan, self.store, device=device, content=content, progress=progress
                 )
@@ -177,16 +184,16 @@ class _Preparation:
         data = metadata.serialize()
         blob = self.repository.write_blob(data)
         if content is None:
-            content = self._scratch(path)
-            smudge(data, self.store, content)
+            content = self._scratch()
+            smudge(data, self.store, content, path=path)
         cleaned = content.with_suffix(".json")
         cleaned.write_bytes(data)
         self.entries[path] = Entry(mode, blob)
         self.files[path] = PreparedFile(Entry(mode, blob), content, cleaned)
         return blob
 
-    def _scratch(self, path: str) -> Path:
-        return self.folder / f"{len(self.files)}-{Path(path).name}"
+    def _scratch(self) -> Path:
+        return self.folder / f"{len(self.files)}.checkpoint"
 
 
 def _leave_state(

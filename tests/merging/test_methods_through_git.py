@@ -137,8 +137,8 @@ def slerp(vectors):
         if np.sin(angle) < 1e-6:
             return (vectors[0] + vectors[1]) / 2
         return np.sin(angle / 2) / np.sin(angle) * (vectors[0] + vectors[1])
-    direction = sum(v / n for v, n in zip(vectors, norms, strict=True))
-    return max(norms) * direction / np.sqrt((direction**2).sum())
+    mean = sum(vectors) / len(vectors)
+    return max(norms) * mean / np.sqrt((mean**2).sum())
 
 
 def trimmed(tau, density):

@@ -1,0 +1,77 @@
+"""The merge strategy with something done to it at one point of its run; see test_crash.
+
+CRASH_AT names the point, CRASH_DO a signal and its victims ('KILL:self+merge'), or a shell command
+('sh:git add x'), or 'fail'. CRASH_PID is a file that gets our process id.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from gitmerge_eval import strategy
+from gitmerge_eval.errors import MergeRefused
+from gitmerge_eval.git import landing, process
+from gitmerge_eval.git.repository import Repository
+from gitmerge_eval.merging import merge
+
+MERGER = process.merging_git()
+
+
+def act():
+    what, _, detail = os.environ["CRASH_DO"].partition(":")
+    if what == "fail":
+        raise MergeRefused("failed on purpose")
+    if what == "sh":
+        subprocess.run(detail, shell=True, check=True)
+        return
+    victims = {"self": os.getpid(), "wrapper": os.getppid(), "merge": MERGER.pid}
+    for victim in detail.split("+"):
+        os.kill(victims[victim], getattr(signal, f"SIG{what}"))
+    time.sleep(0.3)
+
+
+def before(owner, name):
+    original = getattr(owner, name)
+
+    def acting(*arguments, **named):
+        act()
+        return original(*arguments, **named)
+
+    setattr(owner, name, acting)
+
+
+def after(owner, name, wanted=lambda arguments, named: True):
+    original = getattr(owner, name)
+
+    def acting(*arguments, **named):
+        result = original(*arguments, **named)
+        if wanted(arguments, named):
+            act()
+        return result
+
+    setattr(owner, name, acting)
+
+
+POINTS = {
+    "computed": lambda: before(merge, "land"),
+    "journal": lambda: before(landing, "_apply"),
+    "read-tree": lambda: after(
+        Repository,
+        "run",
+        lambda arguments, named: (
+            arguments[1] == "read-tree" and "-u" in arguments and "-n" not in arguments
+        ),
+    ),
+    "model": lambda: after(landing, "_place"),
+    "before-swap": lambda: before(landing, "_swap_index"),
+    "after-swap": lambda: after(landing, "_swap_index"),
+    "landed": lambda: after(merge, "land"),
+}
+
+if __name__ == "__main__":
+    Path(os.environ["CRASH_PID"]).write_text(str(os.getpid()))
+    POINTS[os.environ["CRASH_AT"]]()
+    sys.exit(strategy.main())
