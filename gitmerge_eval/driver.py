@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
             Repository.here(), Path(base), Path(ours), Path(theirs), path
         ):
             print(f"gitmerge-eval: {line}", file=sys.stderr)
-    except GitMergeEvalError as error:
+    except (GitMergeEvalError, OSError) as error:
         print(f"gitmerge-eval: {error}", file=sys.stderr, flush=True)
         return CONFLICT
     return 0

@@ -16,7 +16,7 @@ from gitmerge_eval.errors import GitMergeEvalError, UsageError
 from gitmerge_eval.git import trailers
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.git.trailers import MergeTrailers
-from gitmerge_eval.git.trees import changed_tensor_paths, differing
+from gitmerge_eval.git.trees import changed_tensor_paths, differing, renames
 from gitmerge_eval.merging import options as merge_options
 from gitmerge_eval.merging.computing import Progress, compute, silent
 from gitmerge_eval.merging.planning import CheckpointPlan, open_source, plan_checkpoint
@@ -73,7 +73,7 @@ def verify(
                 f"{blob[:10]}: the model was changed after the merge, or the trailers were copied"
             )
         if actual is not None:
-            findings.append(_recompute(repository, record, path, actual, device, progress))
+            findings.append(_recompute(repository, record, path, commit, device, progress))
     return Verification(commit, tuple(findings), tuple(problems))
 
 
@@ -115,12 +115,12 @@ def _recompute(
     repository: Repository,
     record: MergeTrailers,
     path: str,
-    actual: str,
+    commit: str,
     device: str,
     progress: Progress,
 ) -> Finding:
     try:
-        plan = plan_from(repository, record, path)
+        plan = plan_from(repository, record, path, commit)
         recorded = next((digest for digest, where in record.specs if where == path), None)
         problems = []
         if recorded is not None and recorded != plan.spec.digest:
@@ -128,7 +128,7 @@ def _recompute(
                 "its trailer Merge-Spec is not the digest of the trailers' method, options and "
                 "constituents: one of them was edited"
             )
-        written = Metadata.parse(repository.blob(actual))
+        written = Metadata.parse(repository.blob(f"{commit}:{path}"))
         with TemporaryDirectory(prefix="gitmerge-eval-") as folder:
             store = _ScratchStore(repository, Path(folder))
             done = compute(plan, store, device=device, progress=progress)
@@ -140,8 +140,10 @@ def _recompute(
         return Finding(path, "wrong", (f"cannot be recomputed: {error}",))
 
 
-def plan_from(repository: Repository, record: MergeTrailers, path: str) -> CheckpointPlan:
-    """The plan that the trailers describe; errors name what is missing by now."""
+def plan_from(
+    repository: Repository, record: MergeTrailers, path: str, merge: str
+) -> CheckpointPlan:
+    """The plan that the trailers of ``merge`` describe; errors name what is missing by now."""
     options = dict(record.options)
     accumulate = str(options.pop("accumulate", "float64"))
     chosen = merge_options.parse(
@@ -149,14 +151,24 @@ def plan_from(repository: Repository, record: MergeTrailers, path: str) -> Check
     )
     base = None
     for commit in record.bases:
-        if repository.blob_id(commit, path) is not None:
-            base = open_source(repository, commit, path, "the base")
-    sources = [
-        open_source(repository, repository.commit(commit), path, name)
-        for commit, name in record.constituents
-    ]
+        if (there := _path_in(repository, commit, path, merge)) is not None:
+            base = open_source(repository, commit, there, "the base")
+    sources = []
+    for commit, name in record.constituents:
+        there = _path_in(repository, repository.commit(commit), path, merge)
+        if there is not None or base is None:
+            sources.append(open_source(repository, commit, there or path, name))
     sources = [s for s in sources if base is None or s.blob != base.blob]
     return plan_checkpoint(repository, path, chosen, base, sources, accumulate)
+
+
+def _path_in(repository: Repository, commit: str, path: str, merge: str) -> str | None:
+    """Where ``commit`` has the checkpoint that ``merge`` has at ``path``: a branch may have
+    renamed it."""
+    if repository.blob_id(commit, path) is not None:
+        return path
+    moved = renames(repository, commit, merge)
+    return next((old for old, new in moved.items() if new == path), None)
 
 
 def _text(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,9 +38,29 @@ def gather(repository: Repository, bases: Sequence[str], remotes: Sequence[str])
     """The heads of a running ``git merge``; Git names them in GITHEAD_<commit>."""
     head = repository.commit("HEAD")
     branch = repository.run("symbolic-ref", "--short", "--quiet", "HEAD", check=False).text
-    names = {commit: os.environ.get(f"GITHEAD_{commit}", commit[:10]) for commit in remotes}
+    fetched = _fetched_names(repository)
+    names = {}
+    for commit in remotes:
+        name = os.environ.get(f"GITHEAD_{commit}", commit)
+        # 'git pull' calls every head by its id.
+        names[commit] = fetched.get(commit, commit[:10]) if name == commit else name
     names[head] = branch or "HEAD"
     return _arrange(repository, bases, head, remotes, names)
+
+
+def _fetched_names(repository: Repository) -> dict[str, str]:
+    r"""commit -> branch of what the last fetch brought, by FETCH_HEAD's lines
+    ``<commit>\t[not-for-merge]\tbranch '<name>' of <url>``."""
+    try:
+        lines = repository.path("FETCH_HEAD").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return {}
+    parts = (line.split("\t") for line in lines)
+    return {
+        fields[0]: match[1]
+        for fields in parts
+        if len(fields) == 3 and (match := re.match(r"(?:branch|tag) '([^']+)'", fields[2]))
+    }
 
 
 def resolve(repository: Repository, revisions: Sequence[str]) -> Heads:

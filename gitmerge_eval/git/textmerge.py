@@ -154,7 +154,7 @@ def _relabel_markers(repository: Repository, done: _Round, labels: dict[str, str
     if not done.conflicts:
         return done.tree
     marker = re.compile(
-        rb"^(<<<<<<<|>>>>>>>) (" + b"|".join(c.encode() for c in labels) + rb")", re.MULTILINE
+        rb"^(<{3,}|>{3,}) (" + b"|".join(c.encode() for c in labels) + rb")", re.MULTILINE
     )
     changes: dict[str, Entry | None] = {}
     files = entries(repository, done.tree)

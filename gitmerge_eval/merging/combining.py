@@ -13,6 +13,7 @@ from gitmerge_eval.checkpoints.checkpoint import Checkpoint, store_array
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import GroupRecord, Metadata
 from gitmerge_eval.checkpoints.statistics_index import Index, StatisticEntry
+from gitmerge_eval.errors import CheckpointError
 from gitmerge_eval.git.heads import Heads
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.git.trees import Entry
@@ -42,28 +43,47 @@ def settle(
     """Decide and compute all statistics; ``merged_blobs`` names each merged checkpoint's blob."""
     result = Statistics(dict.fromkeys(tensors.statistics))
     decisions = {decision.path: decision for decision in tensors.decisions}
+    listed: set[str] = set()
     for index_path in sorted(tensors.indexes):
-        known = {
-            commit: statistics_index.parse(repository.blob(files[index_path].object_id))
-            for commit, files in tensors.files.items()
-            if index_path in files
+        folder = PurePosixPath(index_path).parent
+        known = _read_indexes(repository, heads, tensors, index_path)
+        listed |= {
+            str(folder / entry.path)
+            for index in known.values()
+            for kinds in index.values()
+            for entry in kinds.values()
         }
-        folder = str(PurePosixPath(index_path).parent.parent)
         settled: Index = {}
         for name in sorted({name for index in known.values() for name in index}):
-            path = name if folder == "." else f"{folder}/{name}"
+            path = str(folder.parent / name)
             decision = decisions.get(path)
             if decision and decision.plan:
                 kinds = _combine(store, decision.plan, merged_blobs[path], result)
             else:
-                kinds = _take(heads, known, tensors, name, decision, index_path, result)
+                kinds = _take(heads, known, tensors, name, decision, folder, result)
             if kinds:
                 settled[name] = kinds
         if settled:
             result.indexes[index_path] = statistics_index.serialize(settled)
         else:
             result.entries[index_path] = None
+    for path in sorted(tensors.statistics - listed):
+        _take_unlisted(heads, tensors, path, result)
     return result
+
+
+def _read_indexes(
+    repository: Repository, heads: Heads, tensors: Tensors, index_path: str
+) -> dict[str, Index]:
+    """commit -> the index as it has it; MalformedCheckpoint names the branch of a torn one."""
+    known = {}
+    for commit, files in tensors.files.items():
+        if index_path in files:
+            try:
+                known[commit] = statistics_index.parse(repository.blob(files[index_path].object_id))
+            except CheckpointError as error:
+                raise error.within(f"'{index_path}' of '{heads.name(commit)}'") from None
+    return known
 
 
 def _take(
@@ -72,24 +92,41 @@ def _take(
     tensors: Tensors,
     name: str,
     decision: Decision | None,
-    index_path: str,
+    folder: PurePosixPath,
     result: Statistics,
 ) -> dict[str, StatisticEntry]:
-    """The statistics of a checkpoint that is not merged: those of the commit that it comes from."""
+    """The statistics of a checkpoint that is not merged: those of the commit that it comes from,
+    or, where no head changed the checkpoint, each kind from the first head that changed it."""
     if decision and decision.kind == "removed":
         return {}
-    base = known.get(heads.bases[0], {}).get(name) if heads.bases else None
-    if decision and decision.kind == "taken":
-        origin = decision.origin
-    else:
-        differing = [c for c in heads.candidates if known.get(c, {}).get(name) != base]
-        origin = differing[0] if differing else heads.head
-    kinds = known.get(origin, {}).get(name, {})
-    folder = PurePosixPath(index_path).parent
-    for entry in kinds.values():
-        path = str(folder / entry.path)
-        result.entries[path] = tensors.files[origin].get(path)
-    return kinds
+    taken: dict[str, StatisticEntry] = {}
+    for kind in sorted({k for index in known.values() for k in index.get(name, {})}):
+        versions = {c: index.get(name, {}).get(kind) for c, index in known.items()}
+        origin = heads.head
+        if decision and decision.kind == "taken":
+            origin = decision.origin
+        else:
+            base = versions.get(heads.bases[0]) if heads.bases else None
+            origin = next((c for c in heads.candidates if versions.get(c) != base), origin)
+        if (entry := versions.get(origin)) is not None:
+            path = str(folder / entry.path)
+            result.entries[path] = tensors.files[origin].get(path)
+            taken[kind] = entry
+    return taken
+
+
+def _take_unlisted(heads: Heads, tensors: Tensors, path: str, result: Statistics) -> None:
+    """A file in a statistics folder that no index speaks of: from the head that changed it."""
+    base = tensors.files[heads.bases[0]].get(path) if heads.bases else None
+    versions = {commit: tensors.files[commit].get(path) for commit in heads.candidates}
+    changed = {commit: entry for commit, entry in versions.items() if entry != base}
+    first = next(iter(changed), None)
+    result.entries[path] = base if first is None else changed[first]
+    if first is not None and len(set(changed.values())) > 1:
+        result.remarks.append(
+            f"'{path}' differs between the heads and no statistics index names it: taken from "
+            f"'{heads.name(first)}'"
+        )
 
 
 def _combine(

@@ -145,7 +145,7 @@ def _decide_path(
         if len(distinct) == 1:
             return Decision(path, "removed")
         return _conflict(
-            heads, path, original, changed, "deleted on one branch, changed on another"
+            heads, path, original, versions, "deleted on one branch, changed on another"
         )
     origin, entry = next(iter(changed.items()))
     if len(distinct) == 1 and not options.explicit:
@@ -164,7 +164,7 @@ def _decide_path(
             heads,
             path,
             original,
-            changed,
+            versions,
             f"{len(conflicts)} parameter groups cannot be merged:\n{listed}{more}\n"
             "  bring these groups to one shape and dtype on one of the branches, then merge again",
         )
@@ -187,7 +187,7 @@ def _conflict(
     heads: Heads,
     path: str,
     original: Entry | None,
-    changed: Mapping[str, Entry | None],
+    versions: Mapping[str, Entry | None],
     reason: str,
 ) -> Decision:
     if len(heads.remotes) > 1:
@@ -196,7 +196,7 @@ def _conflict(
     sides = ((heads.head, 2), (heads.remotes[0], 3))
     stages = [StagedEntry(original, 1)] if original else []
     for commit, stage in sides:
-        entry = changed.get(commit, original)
+        entry = versions.get(commit, original)
         if entry is not None:
             stages.append(StagedEntry(entry, stage))
     return Decision(

@@ -77,14 +77,21 @@ def open_source(repository: Repository, commit: str, path: str, label: str) -> S
         metadata = Metadata.parse(repository.blob(blob))
     except CheckpointError as error:
         raise error.within(f"'{path}' of '{label}'") from None
-    return Source(label, commit, path, blob, metadata, _open_statistics(repository, commit, path))
+    return Source(
+        label, commit, path, blob, metadata, _open_statistics(repository, commit, path, label)
+    )
 
 
-def _open_statistics(repository: Repository, commit: str, path: str) -> dict[str, StatisticSource]:
+def _open_statistics(
+    repository: Repository, commit: str, path: str, label: str
+) -> dict[str, StatisticSource]:
     index_blob = repository.blob_id(commit, statistics_index.index_path(path))
     if index_blob is None:
         return {}
-    index = statistics_index.parse(repository.blob(index_blob))
+    try:
+        index = statistics_index.parse(repository.blob(index_blob))
+    except CheckpointError as error:
+        raise error.within(f"'{statistics_index.index_path(path)}' of '{label}'") from None
     folder = PurePosixPath(path).parent / statistics_index.FOLDER
     found = {}
     for kind, entry in index.get(PurePosixPath(path).name, {}).items():
@@ -198,10 +205,11 @@ def plan_checkpoint(
         for kind in options.method.statistics(values):
             check_statistic(source, kind, options.method.name)
     kinds = (*options.method.statistics(values), *_sparing(options.method, values, base, ordered))
-    references = {
-        name: open_source(repository, repository.commit(revision), path, revision)
-        for name, revision in options.method.references(values).items()
-    }
+    references = {}
+    for name, revision in options.method.references(values).items():
+        # By its commit: a name may mean another one when the merge is verified.
+        values[name] = repository.commit(revision)
+        references[name] = open_source(repository, values[name], path, revision)
     spec = MergeSpec(
         path,
         options.method.name,
