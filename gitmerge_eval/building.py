@@ -124,6 +124,8 @@ def quickstart(
     _ensure_identity(repository)
     # Git looks for a merge strategy on PATH only, and this Python's scripts need not be there.
     path = f"{programs.scripts_folder()}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    # On a terminal Git would open an editor for the merge's message.
+    environment = {"PATH": path, "GIT_MERGE_AUTOEDIT": "no"}
     commands = (
         ("merge", f"--strategy-option=method={method}", *heads),
         ("--no-pager", "log", "--notes=gitmerge-eval", "-1"),
@@ -131,7 +133,7 @@ def quickstart(
     )
     for command in commands:
         say(f"$ git {' '.join(command)}")
-        status = repository.run_attached(*command, environment={"PATH": path})
+        status = repository.run_attached(*command, environment=environment)
         if status:
             raise GitError(
                 f"'git {' '.join(command)}' ended with status {status}; the repository is still "
