@@ -7,10 +7,11 @@ author, committer and dates are the recipe's own.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,16 +111,18 @@ def quickstart(
     heads: Sequence[str] = ("fruit-quickdraw", "bird-real"),
     method: str = "mats",
     seed: int = 0,
-    progress: BuildProgress | None = None,
+    progress: Callable[[], AbstractContextManager[BuildProgress | None]] = nullcontext,
     say: Callable[[str], None] = lambda line: None,
 ) -> Tour:
     """Build a benchmark's repository, merge ``heads`` with the literal command, show the result.
 
-    Git's own output goes where ours goes; ``say`` gets each command before it runs. Raises what
+    ``progress`` is entered for the time of the building alone: what Git and its hooks show
+    afterwards goes to the same terminal. ``say`` gets each command before it runs. Raises what
     :func:`build` raises, and GitError where the merge fails; the repository stays then.
     """
     say(f"Building '{name}' (seed {seed}) in {directory}")
-    built = build(name, directory, seed=seed, progress=progress)
+    with progress() as show:
+        built = build(name, directory, seed=seed, progress=show)
     repository = Repository(directory)
     _ensure_identity(repository)
     # Git looks for a merge strategy on PATH only, and this Python's scripts need not be there.
@@ -145,7 +148,7 @@ def quickstart(
 def _next_commands(built: BuiltRepository, heads: Sequence[str]) -> tuple[tuple[str, str], ...]:
     others = " ".join(built.constituents)
     return (
-        (f"cd {built.directory}", "go into the repository"),
+        (f"cd {shlex.quote(str(built.directory))}", "go into the repository"),
         ("gitmerge-eval verify HEAD", "compute the merge again and compare every object"),
         ("gitmerge-eval show HEAD --json", "the note of the evaluation as JSON"),
         ("git reset --hard HEAD~1", "undo the merge"),

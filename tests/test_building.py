@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -220,6 +221,25 @@ def test_a_quickstart_whose_merge_fails_keeps_the_repository(tmp_path, capfd):
         building.quickstart(tmp_path / "tour", name="plain", method="fischer")
     assert "did you mean 'fisher'" in capfd.readouterr().err
     assert Repository(tmp_path / "tour").text("status", "--porcelain") == ""
+
+
+@pytest.mark.usefixtures("already_built")
+def test_no_progress_is_shown_while_git_has_the_terminal(tmp_path):
+    events = []
+
+    @contextmanager
+    def progress():
+        events.append("shown")
+        yield None
+        events.append("gone")
+
+    where = tmp_path / "a tour"
+    tour = building.quickstart(
+        where, name="plain", method="average", progress=progress, say=events.append
+    )
+    assert events[1:3] == ["shown", "gone"]
+    assert events[3].startswith("$ git merge")
+    assert tour.next_commands[0][0] == f"cd '{where}'"
 
 
 @pytest.mark.usefixtures("already_built")

@@ -74,8 +74,7 @@ def quickstart(
     def say(line: str) -> None:
         print(f"\n{line}", flush=True)
 
-    with progress.bar() as show:
-        tour = building.quickstart(directory, seed=seed, progress=show, say=say)
+    tour = building.quickstart(directory, seed=seed, progress=progress.bar, say=say)
     print(f"\nBuilt in {tour.built.seconds:.0f} s and merged as {tour.merge[:10]}. Try next:\n")
     for command, what in tour.next_commands:
         print(f"  # {what}\n  {command}")
