@@ -291,9 +291,10 @@ def test_built_statistics_say_what_they_were_made_of(small, built):
     assert by_kind["trimmed"].options == {"density": 0.2}
     vector = by_kind["trimmed"].tensors
     assert all(name.startswith("visual.") for name in vector)
-    kept = sum(int(t.count_nonzero()) for t in vector.values())
-    total = sum(t.numel() for t in vector.values())
-    assert kept == int(0.2 * total)
+    kept = torch.cat([t.abs().flatten() for t in vector.values()])
+    limit = int(0.2 * kept.numel())
+    least = kept[kept > 0].min()
+    assert (kept > least).sum() < limit <= (kept > 0).sum()
 
 
 def test_pretraining_exchanges_names_within_their_group_only():
