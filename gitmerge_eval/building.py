@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING
 
 from gitmerge_eval import benchmarks
 from gitmerge_eval.checkpoints.statistics_index import index_path
-from gitmerge_eval.declarations import (
+from gitmerge_eval.errors import EvaluationError, GitError, UsageError
+from gitmerge_eval.evaluation.declarations import (
     BENCHMARK_FILE,
     BenchmarkDeclaration,
     ConstituentDeclaration,
 )
-from gitmerge_eval.errors import EvaluationError, GitError, UsageError
+from gitmerge_eval.evaluation.subjects import MODEL_FILE
 from gitmerge_eval.git import configuration, programs, tracking
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.subjects import MODEL_FILE
 
 if TYPE_CHECKING:
     from gitmerge_eval.benchmarks import BuiltModels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +15,14 @@ from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import Metadata
 from gitmerge_eval.checkpoints.safetensors_file import SafetensorsWriter
 from gitmerge_eval.checkpoints.statistics_index import Index, StatisticEntry
-from gitmerge_eval.declarations import (
+from gitmerge_eval.errors import MissingBase, UnknownName, UsageError
+from gitmerge_eval.evaluation.declarations import (
     CONSTITUENTS_FOLDER,
     BenchmarkDeclaration,
     ConstituentDeclaration,
     benchmark_in,
     constituents_in,
 )
-from gitmerge_eval.errors import MissingBase, UnknownName, UsageError
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.git.tracking import merge_by_driver, track
 from gitmerge_eval.records import StatisticFile
@@ -79,7 +80,7 @@ def collect(
                     options=dict(options or {}),
                     settings=_settings(repository).settings,
                     device=device,
-                    progress=progress,
+                    progress=partial(progress, f"{kind} of {path}"),
                 )
             )
         else:

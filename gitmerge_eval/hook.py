@@ -5,8 +5,10 @@ The scripts in ``hooks/`` call it, and only where there may be something to do.
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 from gitmerge_eval.errors import GitMergeEvalError
 from gitmerge_eval.git import trailers
@@ -21,17 +23,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     event, *arguments = list(sys.argv[1:] if argv is None else argv) or [""]
     try:
+        with _held_back() if event == "post-merge" else nullcontext():
+            return _serve(event, arguments)
+    except KeyboardInterrupt:
+        return 130 if event == "pre-push" else 0
+
+
+def _serve(event: str, arguments: list[str]) -> int:
+    try:
         repository = Repository.here()
         if event == "pre-push":
             _pre_push(repository, arguments)
         elif event in SERVED:
             SERVED[event](repository, arguments)
-    except KeyboardInterrupt:
-        return 130 if event == "pre-push" else 0
     except (GitMergeEvalError, OSError) as error:
         print(f"gitmerge-eval: {event}: {error}", file=sys.stderr)
         return 1 if event == "pre-push" else 0
     return 0
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Hold the terminal's signals back until the job's watcher looks for them.
+
+    A Ctrl-C that ends us while modules are imported would leave MERGE_HEAD behind.
+    """
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    )
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _prepare_commit_msg(repository: Repository, arguments: list[str]) -> None:
@@ -48,9 +71,9 @@ def _post_merge(repository: Repository, arguments: list[str]) -> None:
         return
     trailers.remove_state(repository)
     if trailers.read(repository, "HEAD") is not None:
-        from gitmerge_eval import evaluating
+        from gitmerge_eval.evaluation import job
 
-        evaluating.after_merge(repository)
+        job.after_merge(repository)
 
 
 def _post_commit(repository: Repository, arguments: list[str]) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
 
-from gitmerge_eval import building, evaluating, methods
+from gitmerge_eval import building, methods
 from gitmerge_eval.errors import GitError
+from gitmerge_eval.evaluation import evaluating
+from gitmerge_eval.evaluation.note import EvaluationNote
 from gitmerge_eval.git import programs
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.records import EvaluationNote
 
 BASELINES = ("pretrained", "multitask")
 INDIVIDUAL = "individual"

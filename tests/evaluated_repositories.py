@@ -11,7 +11,7 @@ import numpy as np
 from gitmerge_eval.checkpoints.checkpoint import store_array
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import Metadata
-from gitmerge_eval.declarations import BenchmarkDeclaration, ConstituentDeclaration
+from gitmerge_eval.evaluation.declarations import BenchmarkDeclaration, ConstituentDeclaration
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.git.trailers import MergeTrailers
 

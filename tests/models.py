@@ -40,10 +40,15 @@ def base_model(dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensors:
 def fine_tuned(base: Tensors, seed: int, size: float = 0.3) -> Tensors:
     """A constituent: everything floating but 'frozen.weight' moves."""
     generator = torch.Generator().manual_seed(1000 + seed)
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        step = size * torch.randn(tensor.shape, generator=generator)
+        return (tensor.double() + step).to(tensor.dtype)
+
     return {
-        name: tensor
-        if not tensor.is_floating_point() or name.startswith("frozen")
-        else (tensor.double() + size * torch.randn(tensor.shape, generator=generator)).to(tensor.dtype)
+        name: moved(tensor)
+        if tensor.is_floating_point() and not name.startswith("frozen")
+        else tensor
         for name, tensor in base.items()
     }
 
@@ -81,9 +86,8 @@ class ModelRepository:
     def save(self, tensors: Tensors, path: str = MODEL) -> None:
         target = self.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()}, target, {"format": "pt"}
-        )
+        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        safetensors.torch.save_file(contiguous, target, {"format": "pt"})
 
     def commit(self, message: str = "a change") -> str:
         self.git.run("add", "--all")

@@ -11,10 +11,11 @@ import pytest
 from evaluated_repositories import PLAIN
 from safetensors.numpy import load_file
 
-from gitmerge_eval import building, evaluating
+from gitmerge_eval import building
 from gitmerge_eval.checkpoints import statistics_index
-from gitmerge_eval.declarations import benchmark_at, constituents_at
 from gitmerge_eval.errors import EvaluationError, GitError, UnknownName, UsageError
+from gitmerge_eval.evaluation import evaluating
+from gitmerge_eval.evaluation.declarations import benchmark_at, constituents_at
 from gitmerge_eval.git.repository import Repository
 
 CONSTITUENTS = ("fruit-quickdraw", "bird-real", "tool-sketch")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from gitmerge_eval.declarations import (
+from gitmerge_eval.errors import EvaluationError
+from gitmerge_eval.evaluation.declarations import (
     BenchmarkDeclaration,
     ConstituentDeclaration,
     benchmark_at,
@@ -11,7 +12,6 @@ from gitmerge_eval.declarations import (
     constituents_at,
     constituents_in,
 )
-from gitmerge_eval.errors import EvaluationError
 
 BENCHMARK = BenchmarkDeclaration(
     "grid", {"seed": 0, "scale": 0.5, "name": 'a "b"\\c\nd', "on": True}

@@ -6,12 +6,12 @@ import subprocess
 import pytest
 from evaluated_repositories import MERGED, MODELS, PLAIN, Evaluated, model, score
 
-from gitmerge_eval import evaluating, reporting
-from gitmerge_eval.declarations import BenchmarkDeclaration, ConstituentDeclaration
 from gitmerge_eval.errors import EvaluationError, GitError, MissingObject
+from gitmerge_eval.evaluation import evaluating, reporting
+from gitmerge_eval.evaluation.declarations import BenchmarkDeclaration, ConstituentDeclaration
+from gitmerge_eval.evaluation.note import TaskScore
 from gitmerge_eval.git import notes
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.records import TaskScore
 
 HELD_IN = ("fruit-quickdraw", "bird-real")
 SPANNED = ("fruit-real", "bird-quickdraw")
@@ -399,7 +399,7 @@ def test_processes_that_evaluate_at_once_agree(evaluated, monkeypatch):
     merge = evaluated.merge()
     monkeypatch.setenv("PYTHONPATH", str(PLAIN))
     code = (
-        "import sys; from gitmerge_eval import evaluating\n"
+        "import sys; from gitmerge_eval.evaluation import evaluating\n"
         "from gitmerge_eval.git.repository import Repository\n"
         "evaluating.evaluate(Repository(sys.argv[1]), device='cpu')\n"
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from evaluated_repositories import MODELS, PLAIN, Evaluated, score
 
-from gitmerge_eval import evaluating
+from gitmerge_eval.evaluation import evaluating
 from gitmerge_eval.git import trailers
 
 HEADS = ("fruit-quickdraw", "bird-real")
@@ -300,7 +300,7 @@ def test_old_logs_are_forgotten(evaluated):
 
 def test_the_hook_imports_neither_torch_nor_numpy():
     code = (
-        "import sys; from gitmerge_eval import evaluation_job; "
+        "import sys; from gitmerge_eval.evaluation import job as evaluation_job; "
         "print([m for m in ('torch', 'numpy', 'git_theta', 'rich', 'typer') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

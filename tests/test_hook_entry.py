@@ -107,14 +107,14 @@ def test_an_aborted_merge_leaves_nothing_on_the_next_commit(ready, commit):
 
 
 def test_after_a_merge_of_ours_it_is_evaluated(ready, commit, monkeypatch):
-    from gitmerge_eval import evaluating
+    from gitmerge_eval.evaluation import job
 
     _, state = diverge(ready, commit)
     merge(ready, "-Xours", "--no-commit")
     trailers.write_state(ready, state)
     ready.run("commit", "--quiet", "--no-edit")
     seen = []
-    monkeypatch.setattr(evaluating, "after_merge", lambda repository: seen.append(repository))
+    monkeypatch.setattr(job, "after_merge", lambda repository: seen.append(repository))
     monkeypatch.chdir(ready.directory)
     trailers.write_state(ready, state)
     assert hook.main(["post-merge", "0"]) == 0

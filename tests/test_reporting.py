@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from gitmerge_eval import reporting
 from gitmerge_eval.errors import EvaluationError
+from gitmerge_eval.evaluation import reporting
+from gitmerge_eval.evaluation.note import EvaluationNote, TaskScore
 from gitmerge_eval.git import notes
-from gitmerge_eval.records import EvaluationNote, TaskScore
 
 NOTE = EvaluationNote(
     benchmark="domainnet-classification-mini",

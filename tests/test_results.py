@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 import pytest
 
 from gitmerge_eval.errors import EvaluationError
-from gitmerge_eval.results import Score, ScoreKey, open_results
+from gitmerge_eval.evaluation.results import Score, ScoreKey, open_results
 
 KEY = ScoreKey(
     checkpoint="a" * 40,
@@ -60,7 +60,7 @@ def test_processes_that_open_and_write_at_once_lose_nothing(tmp_path):
     path = tmp_path / "results.sqlite"
     code = (
         "import sys; from pathlib import Path\n"
-        "from gitmerge_eval.results import *\n"
+        "from gitmerge_eval.evaluation.results import *\n"
         "for i in range(25):\n"
         "    key = ScoreKey(sys.argv[2], 'grid', '{}', str(i), 'test', '1', 'f')\n"
         "    with open_results(Path(sys.argv[1])) as results:\n"

@@ -18,13 +18,16 @@ def add_to(application: typer.Typer) -> None:
 
 def evaluate(
     revision: str = typer.Argument("HEAD", help="A merge, or any commit with a checkpoint."),
+    task: list[str] = typer.Option(
+        [], help="Score on these tasks instead, and write no note; repeat the option."
+    ),
     split: str = typer.Option("test", help="The split of the data to score on."),
     device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:<n>."),
     force: bool = typer.Option(False, "--force", help="Score again what is known already."),
     as_json: bool = typer.Option(False, "--json", help="Machine-readable."),
 ) -> None:
     """Evaluate a commit's model on its tasks, and keep the result as a note."""
-    from gitmerge_eval import evaluating, reporting
+    from gitmerge_eval.evaluation import evaluating, reporting
     from gitmerge_eval.git.repository import Repository
 
     with reporting.evaluation_bar() as bar:
@@ -34,6 +37,7 @@ def evaluate(
             split=split,
             device=device,
             force=force,
+            tasks=task or None,
             progress=lambda step: bar(f"{step.model} on {step.task}", step.completed),
         )
     if as_json:
@@ -47,7 +51,7 @@ def show(
     as_json: bool = typer.Option(False, "--json", help="Machine-readable."),
 ) -> None:
     """Show the evaluation that a commit's note holds. Exit status 1 where there is none."""
-    from gitmerge_eval import evaluating, reporting
+    from gitmerge_eval.evaluation import evaluating, reporting
     from gitmerge_eval.git.repository import Repository
 
     repository = Repository.here()

@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gitmerge_eval import reporting
 from gitmerge_eval.errors import CheckpointError, EvaluationError
+from gitmerge_eval.evaluation import reporting
+from gitmerge_eval.evaluation.note import EvaluationNote, TaskScore
+from gitmerge_eval.evaluation.results import Results, Score, ScoreKey, open_results
+from gitmerge_eval.evaluation.subjects import Model, Subject, models_of, subject_at
 from gitmerge_eval.git import notes
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.records import EvaluationNote, TaskScore, canonical_json
-from gitmerge_eval.results import Results, Score, ScoreKey, open_results
-from gitmerge_eval.subjects import Model, Subject, models_of, subject_at
+from gitmerge_eval.records import canonical_json
 
 FOLDER = "gitmerge-eval"
 """Where evaluation keeps its files, below the git directory that all work trees share."""
@@ -94,17 +95,6 @@ def show(repository: Repository, revision: str = "HEAD") -> tuple[EvaluationNote
         for record in notes.records(text)
         if str(record.get("kind", "")).startswith(reporting.KIND)
     )
-
-
-def after_merge(repository: Repository) -> None:
-    """What the post-merge hook calls: evaluate HEAD as the key merge-eval.evaluate says.
-
-    Never raises for an evaluation that fails: the merge stands, and a line on standard error says
-    what went wrong and how to evaluate by hand.
-    """
-    from gitmerge_eval import evaluation_job
-
-    evaluation_job.after_merge(repository)
 
 
 def results_path(repository: Repository) -> Path:

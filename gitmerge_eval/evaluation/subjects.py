@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gitmerge_eval.declarations import (
+from gitmerge_eval.errors import EvaluationError, GitError, UnknownName
+from gitmerge_eval.evaluation.declarations import (
     BENCHMARK_FILE,
     BenchmarkDeclaration,
     ConstituentDeclaration,
@@ -18,7 +19,6 @@ from gitmerge_eval.declarations import (
     constituent,
     constituent_blobs,
 )
-from gitmerge_eval.errors import EvaluationError, GitError, UnknownName
 from gitmerge_eval.git import trailers
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.git.trailers import MergeTrailers

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gitmerge_eval import evaluating, reporting
-from gitmerge_eval.declarations import BENCHMARK_FILE
 from gitmerge_eval.errors import GitMergeEvalError
+from gitmerge_eval.evaluation import evaluating, reporting
+from gitmerge_eval.evaluation.declarations import BENCHMARK_FILE
+from gitmerge_eval.evaluation.subjects import merge_of_ours
 from gitmerge_eval.git import process, trailers
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.subjects import merge_of_ours
 
 MODE_KEY = "merge-eval.evaluate"
 MODES = ("sync", "background", "off")
@@ -35,11 +35,15 @@ KEPT_JOBS = 20
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 5.0
 WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_BOOT = "import sys; from gitmerge_eval import evaluation_job; evaluation_job.run(sys.argv[1])"
+_BOOT = "import sys; from gitmerge_eval.evaluation import job; job.run(sys.argv[1])"
 
 
 def after_merge(repository: Repository) -> None:
-    """Evaluate HEAD if it is the merge that Git just made; see :func:`evaluating.after_merge`."""
+    """Evaluate HEAD if it is the merge that Git just made, as merge-eval.evaluate says.
+
+    What the post-merge hook calls. Never raises for an evaluation that fails: the merge stands, and
+    a line on standard error says what went wrong and how to evaluate by hand.
+    """
     git = process.enclosing_git()
     with _held_signals() as pending:
         try:

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from gitmerge_eval.errors import EvaluationError
-from gitmerge_eval.records import EvaluationNote, TaskScore, canonical_json
+from gitmerge_eval.evaluation.note import EvaluationNote, TaskScore
+from gitmerge_eval.records import canonical_json
 
 SCHEMA = 1
 KIND = "evaluation/"
