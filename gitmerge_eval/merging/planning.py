@@ -201,9 +201,8 @@ def plan_checkpoint(
             f"'{options.method.name}' needs the base's '{path}', and the heads have no common "
             "ancestor with it; name one with --strategy-option=base=<revision>"
         )
-    for source in ordered:
-        for kind in options.method.statistics(values):
-            check_statistic(source, kind, options.method.name)
+    for kind in options.method.statistics(values):
+        check_statistic(ordered, kind, options.method.name)
     kinds = (*options.method.statistics(values), *_sparing(options.method, values, base, ordered))
     references = {}
     for name, revision in options.method.references(values).items():
@@ -229,23 +228,33 @@ def plan_checkpoint(
     return CheckpointPlan(spec, options.method, values, base, ordered, references, groups)
 
 
-def check_statistic(source: Source, kind: str, method: str) -> None:
-    """MissingStatistic or StaleStatistic unless ``source`` has ``kind`` for its own checkpoint."""
+def check_statistic(sources: Sequence[Source], kind: str, method: str) -> None:
+    """MissingStatistic or StaleStatistic unless all have ``kind`` for their own checkpoints."""
+    path = sources[0].path
     remedy = (
-        f"run 'gitmerge-eval stats {kind}' on that branch and commit "
-        f"'{statistics_index.statistic_path(source.path, kind)}'"
+        f"run 'gitmerge-eval stats {kind}' on {{}} and commit "
+        f"'{statistics_index.statistic_path(path, kind)}'"
     )
-    statistic = source.statistics.get(kind)
-    if statistic is None:
+    absent = [source.label for source in sources if kind not in source.statistics]
+    if absent:
+        one = len(absent) == 1
+        lacking = f"branch '{absent[0]}' does" if one else f"branches {_quoted(absent)} do"
         raise MissingStatistic(
-            f"'{method}' needs the statistic '{kind}', which branch '{source.label}' does not have "
-            f"for '{source.path}'; {remedy}"
+            f"'{method}' needs the statistic '{kind}', which {lacking} not have for '{path}'; "
+            + remedy.format("that branch" if one else "each of them")
         )
-    if statistic.entry.checkpoint != source.blob:
-        raise StaleStatistic(
-            f"the statistic '{kind}' of branch '{source.label}' was computed on another version of "
-            f"'{source.path}' ({statistic.entry.checkpoint[:10]}, now {source.blob[:10]}); {remedy}"
-        )
+    for source in sources:
+        entry = source.statistics[kind].entry
+        if entry.checkpoint != source.blob:
+            raise StaleStatistic(
+                f"the statistic '{kind}' of branch '{source.label}' was computed on another "
+                f"version of '{path}' ({entry.checkpoint[:10]}, now {source.blob[:10]}); "
+                + remedy.format("that branch")
+            )
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(names))
 
 
 def _sparing(
