@@ -12,7 +12,13 @@ from gitmerge_eval.checkpoints import bridge
 from gitmerge_eval.checkpoints.checkpoint import Checkpoint
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import Metadata
-from gitmerge_eval.errors import GitMergeEvalError, UsageError
+from gitmerge_eval.errors import (
+    CorruptObject,
+    GitError,
+    GitMergeEvalError,
+    MissingObject,
+    UsageError,
+)
 from gitmerge_eval.git import trailers
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.git.trailers import MergeTrailers
@@ -31,7 +37,7 @@ class Finding:
 
     path: str
     verdict: str
-    """exact, within-tolerance, or wrong."""
+    """exact, within-tolerance, wrong, or unknown: something that is needed is not here."""
     problems: tuple[str, ...] = ()
     groups: int = 0
 
@@ -46,8 +52,17 @@ class Verification:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.problems and all(f.verdict != "wrong" for f in self.findings)
+        """Whether all is known to be right."""
+        return not self.problems and all(
+            f.verdict not in ("wrong", "unknown") for f in self.findings
+        )
+
+    @property
+    def undecided(self) -> bool:
+        """Whether nothing was found wrong, and not everything could be looked at."""
+        return not self.sound and not (
+            self.problems or any(f.verdict == "wrong" for f in self.findings)
+        )
 
 
 def verify(
@@ -136,6 +151,8 @@ def _recompute(
         problems += wrong
         verdict = "wrong" if problems else "exact" if exact else "within-tolerance"
         return Finding(path, verdict, tuple(problems), len(written.groups))
+    except (GitError, MissingObject, CorruptObject) as error:
+        return Finding(path, "unknown", (f"cannot be recomputed here: {error}",))
     except GitMergeEvalError as error:
         return Finding(path, "wrong", (f"cannot be recomputed: {error}",))
 
@@ -151,15 +168,25 @@ def plan_from(
     )
     base = None
     for commit in record.bases:
+        _require(repository, commit, "the base")
         if (there := _path_in(repository, commit, path, merge)) is not None:
             base = open_source(repository, commit, there, "the base")
     sources = []
     for commit, name in record.constituents:
-        there = _path_in(repository, repository.commit(commit), path, merge)
+        _require(repository, commit, f"the constituent '{name}'")
+        there = _path_in(repository, commit, path, merge)
         if there is not None or base is None:
             sources.append(open_source(repository, commit, there or path, name))
     sources = [s for s in sources if base is None or s.blob != base.blob]
     return plan_checkpoint(repository, path, chosen, base, sources, accumulate)
+
+
+def _require(repository: Repository, commit: str, what: str) -> None:
+    if not repository.succeeds("cat-file", "-e", f"{commit}^{{commit}}"):
+        raise GitError(
+            f"{what}, commit {commit[:10]}, is not in this clone; fetch it "
+            "('git fetch --unshallow' in a shallow clone)"
+        )
 
 
 def _path_in(repository: Repository, commit: str, path: str, merge: str) -> str | None:

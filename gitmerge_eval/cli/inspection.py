@@ -66,7 +66,7 @@ def verify(
         for problem in found.problems:
             print(problem)
         print(f"{found.commit[:10]}: {'verified' if found.sound else 'NOT verified'}")
-    raise typer.Exit(0 if found.sound else 1)
+    raise typer.Exit(0 if found.sound else 2 if found.undecided else 1)
 
 
 def _item(text: str) -> tuple[str, str | None]:
