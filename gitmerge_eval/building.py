@@ -233,7 +233,8 @@ class _Recipe:
         )
 
     def _commit_constituent(self, models: BuiltModels, task: str, checkpoint: Path) -> str:
-        from gitmerge_eval.collecting import write_statistics
+        from gitmerge_eval.checkpoints.lfs import ObjectStore
+        from gitmerge_eval.collecting import trimmed, write_statistics
 
         self.repository.run("switch", "--quiet", "--create", task, "main", config=_PLAIN)
         self._take(checkpoint)
@@ -246,10 +247,12 @@ class _Recipe:
         commit = self._commit(
             f"{task}: fine-tuned on its training split", f"{self._described(task)}."
         )
-        statistics = models.statistics.get(task, ())
+        statistics = list(models.statistics.get(task, ()))
         if statistics:
             blob = self.repository.blob_id("HEAD", MODEL_FILE)
             assert blob is not None
+            store = ObjectStore(self.repository)
+            statistics.append(trimmed(self.repository, store, MODEL_FILE, blob, "main"))
             write_statistics(self.repository, MODEL_FILE, blob, statistics)
             kinds = ", ".join(sorted(statistic.kind for statistic in statistics))
             commit = self._commit(

@@ -15,7 +15,7 @@ from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import Metadata
 from gitmerge_eval.checkpoints.safetensors_file import SafetensorsWriter
 from gitmerge_eval.checkpoints.statistics_index import Index, StatisticEntry
-from gitmerge_eval.errors import MissingBase, UnknownName, UsageError
+from gitmerge_eval.errors import InvalidOption, MissingBase, UnknownName, UsageError
 from gitmerge_eval.evaluation.declarations import (
     CONSTITUENTS_FOLDER,
     BenchmarkDeclaration,
@@ -23,8 +23,9 @@ from gitmerge_eval.evaluation.declarations import (
     benchmark_in,
     constituents_in,
 )
+from gitmerge_eval.evaluation.evaluating import resolved_device
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.git.tracking import merge_by_driver, track
+from gitmerge_eval.git.tracking import merge_by_driver, track, tracked
 from gitmerge_eval.records import StatisticFile
 
 if TYPE_CHECKING:
@@ -50,44 +51,59 @@ def collect(
     constituent: str | None = None,
     base: str | None = None,
     options: Mapping[str, Any] | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     progress: Progress = lambda what, done, total: None,
 ) -> Collected:
     """Compute ``kinds`` for the work tree's checkpoint, bound to that very checkpoint.
 
     fisher and gram run the constituent's benchmark on its training data; trimmed needs the base's
-    checkpoint (``base``, ``merge-eval.base``, or the merge base with the default branch). Raises
-    UnknownName, UsageError, MissingBase, CheckpointError or EvaluationError; nothing is written
-    unless all kinds could be computed.
+    checkpoint (``base``, ``merge-eval.base``, or the merge base with the default branch). Each
+    kind takes those of ``options`` that it knows. Raises UnknownName, InvalidOption, UsageError,
+    MissingBase, CheckpointError or EvaluationError; nothing is written unless all kinds could be
+    computed.
     """
+    chosen = _options_by_kind(kinds, options or {})
+    declared = statistics.load()
+    needs_data = any(declared[kind].needs_data for kind in kinds)
+    declaration = _declaration(repository, constituent, needed=needs_data)
+    path = declaration.checkpoint if declaration else _only_checkpoint(repository)
+    store = ObjectStore(repository)
+    blob = checkpoint_blob(repository, store, path)
+    found = [
+        # First: it is the quick one, and the one whose base may be missing.
+        trimmed(repository, store, path, blob, _base(repository, base), **chosen[kind])
+        for kind in kinds
+        if not declared[kind].needs_data
+    ]
+    for kind in kinds:
+        if declaration and declared[kind].needs_data:
+            found.append(
+                benchmarks.get(declaration.benchmark).collect(
+                    kind,
+                    repository.directory / path,
+                    declaration.task,
+                    options=chosen[kind],
+                    settings=_settings(repository).settings,
+                    device=resolved_device(repository, device),
+                    progress=partial(progress, f"{kind} of {path}"),
+                )
+            )
+    return Collected(path, blob, write_statistics(repository, path, blob, found))
+
+
+def _options_by_kind(kinds: Sequence[str], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     declared = statistics.load()
     for kind in kinds:
         if kind not in declared:
             raise UnknownName.among("statistic", kind, declared)
-    declaration = _declaration(repository, constituent)
-    path = declaration.checkpoint
-    store = ObjectStore(repository)
-    blob = checkpoint_blob(repository, store, path)
-    found = []
-    for kind in kinds:
-        if declared[kind].needs_data:
-            benchmark = benchmarks.get(declaration.benchmark)
-            found.append(
-                benchmark.collect(
-                    kind,
-                    repository.directory / path,
-                    declaration.task,
-                    options=dict(options or {}),
-                    settings=_settings(repository).settings,
-                    device=device,
-                    progress=partial(progress, f"{kind} of {path}"),
-                )
-            )
-        else:
-            found.append(
-                trimmed(repository, store, path, blob, _base(repository, base), dict(options or {}))
-            )
-    return Collected(path, blob, write_statistics(repository, path, blob, found))
+    known = {name for kind in kinds for name in declared[kind].options}
+    for name in options:
+        if name not in known:
+            raise UnknownName.among(f"option of {', '.join(kinds)}", name, known)
+    return {
+        kind: {name: value for name, value in options.items() if name in declared[kind].options}
+        for kind in kinds
+    }
 
 
 def checkpoint_blob(repository: Repository, store: ObjectStore, path: str) -> str:
@@ -106,14 +122,25 @@ def trimmed(
     path: str,
     blob: str,
     base: str,
-    options: Mapping[str, Any],
+    density: float = 0.2,
 ) -> StatisticFile:
-    """The task vector against ``base:path``, cut to the largest ``density`` of its elements."""
+    """The task vector against ``base:path``, cut to the largest ``density`` of its elements.
+
+    Raises MissingBase where ``base`` has no such checkpoint, or the very same one, and
+    InvalidOption for a density outside (0, 1].
+    """
     from gitmerge_eval.statistics.trimmed import trim
 
+    if not isinstance(density, (int, float)) or not 0 < density <= 1:
+        raise InvalidOption(f"option 'density' is '{density}', which is not a number in (0, 1]")
     base_blob = repository.blob_id(base, path)
     if base_blob is None:
         raise MissingBase(f"'{base}' has no '{path}'; name the base with --base=<revision>")
+    if base_blob == blob:
+        raise MissingBase(
+            f"'{path}' is the same as in '{base[:10]}', so that there is no task vector; name the "
+            "model that it was fine-tuned from with --base=<revision>"
+        )
     own = Checkpoint(Metadata.parse(repository.blob(blob)), store)
     original = Checkpoint(Metadata.parse(repository.blob(base_blob)), store)
     changed = [
@@ -128,8 +155,7 @@ def trimmed(
         for name in changed:
             yield name, bridge.to_torch(original.read(name)), bridge.to_torch(own.read(name))
 
-    density = float(options.get("density", 0.2))
-    vectors = trim(pairs, density)
+    vectors = trim(pairs, float(density))
     return StatisticFile(
         "trimmed",
         vectors,
@@ -138,7 +164,7 @@ def trimmed(
         tokens=0,
         data=f"task vector from {repository.commit(base)[:10]}",
         fingerprint=base_blob,
-        options={"density": density, "base": base_blob},
+        options={"density": float(density), "base": base_blob},
     )
 
 
@@ -186,7 +212,10 @@ def _write_tensors(target: Path, file: StatisticFile) -> None:
             writer.write(key, array)
 
 
-def _declaration(repository: Repository, name: str | None) -> ConstituentDeclaration:
+def _declaration(
+    repository: Repository, name: str | None, *, needed: bool
+) -> ConstituentDeclaration | None:
+    """Whose statistics these are: as named, the branch's own, or the only one there is."""
     found = {d.name: d for d in constituents_in(repository.directory).values()}
     if name is not None:
         if name not in found:
@@ -195,6 +224,8 @@ def _declaration(repository: Repository, name: str | None) -> ConstituentDeclara
     branch = repository.run("symbolic-ref", "--short", "--quiet", "HEAD", check=False).text
     if branch in found or len(found) == 1:
         return found.get(branch) or next(iter(found.values()))
+    if not needed:
+        return None
     if not found:
         raise UsageError(
             f"there is no {CONSTITUENTS_FOLDER}/<name>.toml, so it is not known which data this "
@@ -204,6 +235,16 @@ def _declaration(repository: Repository, name: str | None) -> ConstituentDeclara
         f"there are several constituents ({', '.join(sorted(found))}); choose one with "
         "--constituent=<name>"
     )
+
+
+def _only_checkpoint(repository: Repository) -> str:
+    paths = [path for path in tracked(repository) if not statistics_index.is_statistic(path)]
+    if len(paths) != 1:
+        raise UsageError(
+            f"there are {len(paths)} tracked checkpoints; say which one is meant by a file "
+            f"{CONSTITUENTS_FOLDER}/<name>.toml with name, benchmark, task and checkpoint"
+        )
+    return paths[0]
 
 
 def _settings(repository: Repository) -> BenchmarkDeclaration:

@@ -237,6 +237,8 @@ class Statistic:
     needs_data: bool
     combine_exact_for: tuple[str, ...]
     """The methods after which the constituents' statistics combine exactly into the result's."""
+    options: tuple[str, ...] = ()
+    """The names of its options."""
 
 
 @dataclass(frozen=True)

@@ -79,10 +79,13 @@ def test_models_are_stored_by_git_theta_and_statistics_belong_to_them(repository
             repository.blob(repository.blob_id(name, "statistics/index.json"))
         )
         assert set(index["model.safetensors"]) == {"fisher", "trimmed"}
+        trimmed = index["model.safetensors"]["trimmed"]
+        base = repository.blob_id("main", "model.safetensors")
+        assert trimmed.options == {"density": 0.2, "base": base}
         for entry in index["model.safetensors"].values():
             assert entry.checkpoint == blob
             metadata = repository.blob(repository.blob_id(name, f"statistics/{entry.path}"))
-            assert set(json.loads(metadata)) >= {"fruit", "sketch"}
+            assert set(json.loads(metadata)) >= set(entry.layout)
 
 
 def test_a_branch_checks_out_to_the_model_that_was_trained(repository, tmp_path):

@@ -11,7 +11,7 @@ from models import MODEL, ModelRepository, base_model, fine_tuned, statistics_fo
 
 from gitmerge_eval import collecting
 from gitmerge_eval.checkpoints import statistics_index
-from gitmerge_eval.errors import MissingBase, UnknownName, UsageError
+from gitmerge_eval.errors import InvalidOption, MissingBase, UnknownName, UsageError
 
 DECLARATION = (
     'name = "{0}"\nbenchmark = "domainnet-classification-mini"\ntask = "{0}"\n'
@@ -66,7 +66,21 @@ def test_unknown_statistic_and_missing_declarations_are_named(model):
         collecting.collect(model.git, ["trimmed"], constituent="bird-reel")
     (model.folder / "constituents/bird-real.toml").unlink()
     with pytest.raises(UsageError, match=r"constituents/<name>\.toml"):
-        collecting.collect(model.git, ["trimmed"])
+        collecting.collect(model.git, ["gram"])
+    done = collecting.collect(model.git, ["trimmed"])  # which needs no data
+    assert done.checkpoint == MODEL
+
+
+def test_options_are_checked_and_a_base_that_is_no_other_model_is_refused(model):
+    with pytest.raises(UnknownName, match="did you mean 'density'"):
+        collecting.collect(model.git, ["trimmed"], options={"densty": 0.3})
+    for density in (7, 0, "abc"):
+        with pytest.raises(InvalidOption, match="density"):
+            collecting.collect(model.git, ["trimmed"], options={"density": density})
+    model.commit("fine-tuned")
+    with pytest.raises(MissingBase, match="the same as in"):
+        collecting.collect(model.git, ["trimmed"], base="bird-real")
+    assert not (model.folder / "statistics").exists()
 
 
 def test_base_without_the_checkpoint_is_named(model):

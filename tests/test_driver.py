@@ -52,7 +52,7 @@ def added(base, ours, theirs):
 
 def test_cherry_pick_adds_a_task_vector_and_revert_subtracts_it(repository):
     done = repository.run("cherry-pick", "theirs")
-    assert f"{MODEL}: task-arithmetic, 4 parameter groups merged" in done.stderr
+    assert f"{MODEL}: task-vector, 4 parameter groups merged" in done.stderr
     picked = repository.tensors("HEAD")
     assert_close_to_one_rounding(picked, added)
     assert repository.run("status", "--porcelain").stdout == ""
@@ -93,7 +93,7 @@ def test_method_and_options_come_from_the_configuration(repository):
     repository.run("config", "merge-eval.driver.scale", "0.5")
     repository.run("cherry-pick", "theirs")
     assert_close_to_one_rounding(
-        repository.tensors("HEAD"), lambda base, a, b: base + 0.5 * ((a - base) + (b - base))
+        repository.tensors("HEAD"), lambda base, a, b: a + 0.5 * (b - base)
     )
 
 

@@ -99,7 +99,7 @@ class ObjectStore:
         path = self._find(object_id)
         if path is None:
             self.fetch([_Named(object_id, size)])
-            path = self.path(object_id)
+            path = self._find(object_id) or self.path(object_id)
         data = path.read_bytes()
         if len(data) != size or hashlib.sha256(data).hexdigest() != object_id:
             raise CorruptObject(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-import click
 import typer
 
 from gitmerge_eval import __version__
@@ -39,14 +38,14 @@ def _root(
 def run() -> int:
     """Run the command line; the exit status. Errors of ours become one clear line on stderr."""
     try:
-        status = application(standalone_mode=False)
+        application()
+    except SystemExit as end:
+        # Typer shows errors of usage itself (status 2) and ends every command so.
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except GitMergeEvalError as error:
         print(f"gitmerge-eval: {error}", file=sys.stderr)
         return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except KeyboardInterrupt:
         print("gitmerge-eval: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
@@ -55,4 +54,4 @@ def run() -> int:
         where = f" '{error.filename}'" if error.filename else ""
         print(f"gitmerge-eval: {error.strerror or error}{where}", file=sys.stderr)
         return 2
-    return status if isinstance(status, int) else 0
+    return 0

@@ -156,7 +156,7 @@ class _Scorer:
     def _compute(
         self, model: Model, tasks: tuple[str, ...], relay: Callable[[str, int, int], None]
     ) -> None:
-        device = _resolved(self.repository, self.device)
+        device = resolved_device(self.repository, self.device)
         with _materialised(self.repository, model.blob, self.subject.path) as file:
             start = time.perf_counter()
             found = self.subject.benchmark.evaluate(
@@ -212,7 +212,7 @@ def _finite(found: Mapping[str, float], task: str, benchmark: str) -> float:
     return value
 
 
-def _resolved(repository: Repository, device: str) -> str:
+def resolved_device(repository: Repository, device: str) -> str:
     """The device to compute on: as asked, as merge-eval.device says, else the GPU if there is one.
 
     Raises EvaluationError where a GPU is asked for and torch sees none.

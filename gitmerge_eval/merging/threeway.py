@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gitmerge_eval.checkpoints import statistics_index
 from gitmerge_eval.checkpoints.lfs import ObjectStore
@@ -15,11 +16,36 @@ from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.merging import options as merge_options
 from gitmerge_eval.merging.computing import compute
 from gitmerge_eval.merging.engine import choose_accumulate, choose_device
+from gitmerge_eval.merging.options import MergeOptions
 from gitmerge_eval.merging.planning import Source, open_source, plan_checkpoint
+from gitmerge_eval.records import Hyperparameter, MergeMethod, ParameterGroup
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SECTION = "merge-eval.driver"
-DEFAULTS = {"method": "task-arithmetic", "scale": "1.0"}
-"""θ_p + 1·((ours - θ_p) + (theirs - θ_p)) = ours + (theirs - θ_p)."""
+
+
+def add_task_vector(group: ParameterGroup, *, scale: float) -> Tensor:
+    """Ours + λ · (theirs - θ_p), element by element: λ = 1 adds all of their task vector."""
+    ours, theirs = group.constituents
+    assert group.base is not None
+    return ours + scale * (theirs - group.base)
+
+
+TASK_VECTOR = MergeMethod(
+    name="task-vector",
+    title="addition of the other side's task vector",
+    kernel=add_task_vector,
+    reference="Ilharco et al. 2023, arXiv 2212.04089",
+    hyperparameters=(
+        Hyperparameter(
+            "scale", float, 1.0, "the factor of their task vector", "λ", positional=True
+        ),
+    ),
+    needs_base=lambda options: True,
+)
+"""What the driver does unless another method is configured; its sides are not alike."""
 
 _OTHER_HEADS = ("CHERRY_PICK_HEAD", "REVERT_HEAD", "REBASE_HEAD", "MERGE_HEAD", "ORIG_HEAD")
 
@@ -37,10 +63,7 @@ def merge_files(
         return []
     if statistics_index.is_statistic(path):
         return [f"'{path}' kept as ours: a statistic belongs to one checkpoint"]
-    configured = merge_options.settings(repository, SECTION)
-    if "method" not in configured:
-        configured = {**DEFAULTS, **configured}
-    chosen = merge_options.parse([], configured)
+    chosen = _options(repository)
     original = _source(repository, base, path, "the base")
     sides = [
         _with_statistics(repository, source)
@@ -59,6 +82,16 @@ def merge_files(
     done = compute(plan, ObjectStore(repository), device=device)
     ours.write_bytes(done.metadata.serialize())
     return [f"{path}: {plan.spec.method}, {done.report.count('merged')} parameter groups merged"]
+
+
+def _options(repository: Repository) -> MergeOptions:
+    configured = merge_options.settings(repository, SECTION)
+    chosen = merge_options.parse([], configured)
+    if "method" in configured:
+        return chosen
+    given = {"scale": configured.get("scale", "1.0")}
+    TASK_VECTOR.options(given)
+    return replace(chosen, method=TASK_VECTOR, given=given)
 
 
 def _source(repository: Repository, file: Path, path: str, label: str) -> Source | None:

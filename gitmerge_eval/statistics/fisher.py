@@ -22,6 +22,7 @@ STATISTIC = Statistic(
     reference="Matena and Raffel 2022, arXiv 2111.09832",
     needs_data=True,
     combine_exact_for=("fisher",),
+    options=("examples", "sampled", "sampling_seed"),
 )
 
 

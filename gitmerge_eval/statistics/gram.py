@@ -28,6 +28,7 @@ STATISTIC = Statistic(
     reference="Jin et al. 2023, arXiv 2212.09849",
     needs_data=True,
     combine_exact_for=("regmean",),
+    options=("examples", "convolutions"),
 )
 
 _PRODUCTS = {torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__}

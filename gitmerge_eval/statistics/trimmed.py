@@ -20,6 +20,7 @@ STATISTIC = Statistic(
     reference="Yadav et al. 2023, arXiv 2306.01708",
     needs_data=False,
     combine_exact_for=(),
+    options=("density",),
 )
 
 Pairs = Callable[[], Iterator[tuple[str, Tensor, Tensor]]]

@@ -84,7 +84,7 @@ def build(directory, *, settings=None, progress=None):
                     data=f"plain/{task}:train",
                     fingerprint=fingerprint(task, "train"),
                 )
-                for kind in ("fisher", "trimmed")
+                for kind in ("fisher",)
             )
             for task in held_in
         },

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from gitmerge_eval.benchmarks import BuiltModels, pictures
@@ -16,7 +15,6 @@ from gitmerge_eval.benchmarks.clip import training
 from gitmerge_eval.benchmarks.clip.grid import Grid
 from gitmerge_eval.benchmarks.clip.measuring import collect
 from gitmerge_eval.records import StatisticFile
-from gitmerge_eval.statistics import trimmed
 
 TaskProgress = Callable[[str, int, int], object]
 """``progress(what, done, total)``; a step of training or an example measured."""
@@ -46,9 +44,7 @@ def build(
         state = fine_tune(grid, base, (task,), "fine_tuning", progress=_named(progress, task))
         constituents[task] = directory / f"{task}.safetensors"
         clip.save(state, constituents[task])
-        statistics[task] = measure(
-            grid, directory / "base.safetensors", constituents[task], task, progress
-        )
+        statistics[task] = measure(grid, constituents[task], task, progress)
     return BuiltModels(
         base=directory / "base.safetensors",
         constituents=constituents,
@@ -114,12 +110,12 @@ def fine_tune(
 
 
 def measure(
-    grid: Grid, base: Path, checkpoint: Path, task: str, progress: TaskProgress | None = None
+    grid: Grid, checkpoint: Path, task: str, progress: TaskProgress | None = None
 ) -> tuple[StatisticFile, ...]:
-    """The Fisher diagonal, the Gram matrices and the trimmed task vector of a constituent."""
+    """The Fisher diagonal and the Gram matrices of a constituent."""
     options: Mapping[str, Mapping[str, Any]] = grid.recipe["statistics"]
     with training.reproducible(grid.seed):
-        collected = [
+        return tuple(
             collect(
                 grid,
                 kind,
@@ -129,21 +125,7 @@ def measure(
                 progress=_named(progress, f"{task}: {kind}"),
             )
             for kind in ("fisher", "gram")
-        ]
-    first, last = load_file(base), load_file(checkpoint)
-    density = options["trimmed"]["density"]
-    cut = trimmed.trim(lambda: ((name, first[name], last[name]) for name in last), density)
-    vector = StatisticFile(
-        kind="trimmed",
-        tensors=cut,
-        layout={name: {"key": name} for name in cut},
-        examples=0,
-        tokens=0,
-        data="",
-        fingerprint="",
-        options={"density": density},
-    )
-    return (*collected, vector)
+        )
 
 
 def _named(progress: TaskProgress | None, what: str) -> training.Progress | None:
