@@ -234,7 +234,7 @@ def _place(repository: Repository, path: str, file: PreparedFile) -> None:
 
 
 def _swap_index(repository: Repository, index: Path, copy: Path, before: bytes) -> None:
-    lock = index.with_name("index.lock")
+    lock = index.with_name(f"{index.name}.lock")
     try:
         os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except FileExistsError:

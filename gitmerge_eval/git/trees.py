@@ -114,7 +114,17 @@ def changed_tensor_paths(
     found: set[str] = set()
     for head in commits:
         found |= tensor_paths(repository, head, changed)
-    return found
+    return {
+        path for path in found if any(_is_file(repository, head, path) for head in [*commits, base])
+    }
+
+
+def _is_file(repository: Repository, commit: str | None, path: str) -> bool:
+    """Whether ``commit`` has a regular file there: no filter is run for a symbolic link."""
+    if commit is None:
+        return False
+    line = repository.run("ls-tree", "-z", "--full-tree", commit, "--", path)
+    return line.text.startswith("100")
 
 
 def same_file_system(first: Path, second: Path) -> bool:

@@ -24,7 +24,8 @@ class Decision:
     kind: str
     """taken (whole, from one head), removed, merged, or conflict."""
     entry: Entry | None = None
-    """Of a path that is taken."""
+    """Of a path that is taken; in a conflict the version that the work tree is to show, HEAD's,
+    where HEAD has it under an older name."""
     origin: str = ""
     """The commit that it is taken from."""
     plan: CheckpointPlan | None = None
@@ -200,5 +201,9 @@ def _conflict(
         if entry is not None:
             stages.append(StagedEntry(entry, stage))
     return Decision(
-        path, "conflict", stages=tuple(stages), message=f"CONFLICT (model): '{path}': {reason}"
+        path,
+        "conflict",
+        versions.get(heads.head),
+        stages=tuple(stages),
+        message=f"CONFLICT (model): '{path}': {reason}",
     )

@@ -122,7 +122,7 @@ class _Preparation:
                 blob = self._prepare(decision.path, done.metadata, mode, content)
                 self.blobs[decision.path] = blob
                 self.reports.append(done.report)
-            elif decision.kind != "conflict":
+            elif decision.kind != "conflict" or decision.entry:
                 self._take(decision.path, decision.entry)
         self._settle_statistics()
 
@@ -132,7 +132,7 @@ class _Preparation:
         tensor_paths = self.tensors.paths - self.tensors.indexes
         as_head = {path: head_files.get(path) for path in tensor_paths}
         conflicts = {d.path: d.stages for d in self.tensors.decisions if d.kind == "conflict"}
-        unresolved = {path: head_files.get(path) for path in conflicts}
+        unresolved = {p: self.entries.get(p) or head_files.get(p) for p in conflicts}
         indexes = {path: self.indexes.get(path) for path in self.tensors.indexes}
         removed = {path for path, entry in self.entries.items() if entry is None}
         return Landing(
@@ -177,11 +177,13 @@ class _Preparation:
         self.entries[path] = entry
         if entry is None or entry == self.tensors.files[self.heads.head].get(path):
             return
-        metadata = Metadata.parse(self.repository.blob(entry.object_id))
-        self._prepare(path, metadata, entry.mode, None)
+        # Its very bytes: also those of a file that was committed before there was a filter.
+        self._prepare_bytes(path, self.repository.blob(entry.object_id), entry.mode, None)
 
     def _prepare(self, path: str, metadata: Metadata, mode: str, content: Path | None) -> str:
-        data = metadata.serialize()
+        return self._prepare_bytes(path, metadata.serialize(), mode, content)
+
+    def _prepare_bytes(self, path: str, data: bytes, mode: str, content: Path | None) -> str:
         blob = self.repository.write_blob(data)
         if content is None:
             content = self._scratch()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 
 import pytest
+import torch
 from models import MODEL, ModelRepository
 from small_repositories import (
     BASE,
@@ -345,3 +347,59 @@ def test_ordinary_merges_are_gits_own(ordinary, tmp_path, case):
     if case != "conflict of many":
         strategy = re.compile("'(theta|ort|octopus)' strategy|strategy (theta|ort|octopus)")
         assert strategy.sub("strategy", ours[3]) == strategy.sub("strategy", plain[3])
+
+
+def test_a_conflict_in_a_renamed_model_shows_ours_under_the_new_name(repository, tmp_path):
+    repository.run("switch", "--quiet", "--create", "renamed", "main")
+    repository.run("mv", MODEL, "m.safetensors")
+    repository.save({"frozen": torch.zeros(4)}, "m.safetensors")
+    repository.commit("renamed, and of another shape")
+    repository.run("switch", "--quiet", LEFT)
+    repository.save({"frozen": torch.ones(3)})
+    repository.commit("trained")
+    before = repository.state()
+    mine = (repository.folder / MODEL).read_bytes()
+    done = repository.merge("renamed", status=1)
+    assert "CONFLICT (model): 'm.safetensors'" in done.stdout
+    assert (repository.folder / "m.safetensors").read_bytes() == mine
+    assert not (repository.folder / MODEL).exists()
+    unmerged = repository.git.text("ls-files", "--unmerged").splitlines()
+    assert [line.split()[2:] for line in unmerged] == [[n, "m.safetensors"] for n in "123"]
+    repository.run("merge", "--abort")
+    assert repository.state() == before
+
+
+def test_what_is_taken_whole_keeps_its_very_bytes(repository):
+    """Blobs that stock git-theta wrote in another order, files from before the filter, links."""
+    raw = (repository.folder / MODEL).read_bytes()
+    repository.run("switch", "--quiet", "--create", "others", "main")
+    text = json.dumps(json.loads(repository.git.text("show", f"main:{MODEL}")), indent=1)
+    for path, data in (("laid-out.safetensors", text.encode()), ("raw.safetensors", raw)):
+        blob = repository.git.write_blob(data)
+        repository.run("update-index", "--add", "--cacheinfo", f"100644,{blob},{path}")
+    link = repository.git.write_blob(MODEL.encode())
+    repository.run("update-index", "--add", "--cacheinfo", f"120000,{link},link.safetensors")
+    repository.run("commit", "--quiet", "-m", "others")
+    repository.run("switch", "--quiet", "--discard-changes", "main")
+    repository.merge("others", LEFT, RIGHT)
+    for path in ("laid-out.safetensors", "raw.safetensors", "link.safetensors"):
+        assert repository.git.blob_id("HEAD", path) == repository.git.blob_id("others", path)
+    assert (repository.folder / "link.safetensors").is_symlink()
+    for path in ("laid-out.safetensors", "raw.safetensors"):
+        assert (repository.folder / path).read_bytes() == raw
+    assert groups(repository) == {"left.weight", "right.weight"}
+    assert repository.run("status", "--porcelain").stdout == ""
+
+
+def test_an_index_of_another_name(repository):
+    index = repository.folder / ".git" / "elsewhere"
+    (repository.folder / ".git" / "index").rename(index)
+    done = subprocess.run(
+        ["git", "merge", LEFT, RIGHT],
+        cwd=repository.folder,
+        env={**os.environ, "GIT_INDEX_FILE": str(index)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert groups(repository) == {"left.weight", "right.weight"}
+    assert not (repository.folder / ".git" / "index").exists()
