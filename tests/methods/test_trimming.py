@@ -5,9 +5,9 @@ import pytest
 import torch
 from method_groups import as_group
 
-from gitmerge_eval.methods import _trimming
 from gitmerge_eval.methods._task_vectors import task_vector
 from gitmerge_eval.methods._trimming import trim_thresholds
+from gitmerge_eval.statistics import trimmed
 
 
 def by_partition(vectors, density):
@@ -81,7 +81,7 @@ def test_two_passes():
 @pytest.mark.parametrize(("collected", "passes32", "passes64"), [(0, 2, 4), (50, 2, 3)])
 @pytest.mark.parametrize("density", [0.01, 0.2, 0.9])
 def test_where_a_bin_is_too_full_to_collect(monkeypatch, collected, passes32, passes64, density):
-    monkeypatch.setattr(_trimming, "_COLLECTED", collected)
+    monkeypatch.setattr(trimmed, "_COLLECTED", collected)
     rng = np.random.default_rng(7)
     for dtype, count in [(torch.float32, passes32), (torch.float64, passes64)]:
         groups, passes = random_groups(rng, dtype, rng.standard_normal), []
