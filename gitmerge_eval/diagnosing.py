@@ -283,7 +283,8 @@ def _leftovers(repository: Repository) -> Iterator[Finding]:
             "interrupted merge",
             PROBLEM,
             f"a merge (process {_process(journal)}) was killed while it wrote to the work tree",
-            "start the merge again: it first undoes what was left ('git status' shows it)",
+            "start the merge again: it first undoes what was left ('git status' shows it); where "
+            "Git refuses because of unmerged files, run 'git reset --merge' before",
         )
     heads = trailers.merge_heads(repository)
     parents = repository.run("rev-parse", "HEAD^@", check=False).text.split()

@@ -75,7 +75,7 @@ def preview(
         tensors = deciding.decide(repository, heads, options, paths)
         for decision in tensors.decisions:
             if decision.plan:
-                checkpoints.append(_planned(options, decision.plan))
+                checkpoints.append(_planned(heads, options, decision.plan))
             else:
                 checkpoints.append(_simple(heads, options, decision))
     except GitMergeEvalError as error:
@@ -91,13 +91,18 @@ def preview(
     return Preview(names, not heads.head_is_subsumed, tuple(checkpoints), tuple(notes))
 
 
-def _planned(options: MergeOptions, plan: CheckpointPlan) -> CheckpointPreview:
+def _planned(heads: Heads, options: MergeOptions, plan: CheckpointPlan) -> CheckpointPreview:
     return CheckpointPreview(
         path=plan.spec.path,
         outcome="merged",
         method=plan.spec.method,
         base=plan.base.commit if plan.base else None,
-        constituents=tuple(f"{s.label} ({s.commit[:10]})" for s in plan.constituents),
+        constituents=tuple(
+            f"{source.label} ({source.commit[:10]})"
+            for source in sorted(
+                plan.constituents, key=lambda source: heads.candidates.index(source.commit)
+            )
+        ),
         states=dict(Counter(group.state for group in plan.groups)),
         applicable=applicable(plan.base, plan.constituents),
         merging_flops=plan.merging_flops,
@@ -109,7 +114,8 @@ def _planned(options: MergeOptions, plan: CheckpointPlan) -> CheckpointPreview:
 
 
 def _simple(heads: Heads, options: MergeOptions, decision: deciding.Decision) -> CheckpointPreview:
-    origin = (heads.name(decision.origin),) if decision.origin else ()
+    commits = heads.candidates if decision.kind == "conflict" else (decision.origin,)
+    origin = tuple(heads.name(commit) for commit in commits if commit)
     problems = (decision.message,) if decision.message else ()
     return CheckpointPreview(
         decision.path, decision.kind, options.method.name, None, origin, problems=problems
@@ -130,7 +136,7 @@ def _refused(
     tensors = deciding.decide(repository, heads, fallback, paths)
     return [
         replace(
-            _planned(fallback, plan),
+            _planned(heads, fallback, plan),
             outcome="refused",
             method=options.method.name,
             problems=(str(error),),

@@ -134,27 +134,36 @@ def _combine(
 ) -> dict[str, StatisticEntry]:
     """Sum each statistic that all constituents have, where the sum is the merge's statistic."""
     kinds: dict[str, StatisticEntry] = {}
-    declared = statistics.load()
-    weighted = plan.options.get("weights") is not None
+    dropped: dict[str, list[str]] = {}
     for kind in sorted({kind for source in plan.constituents for kind in source.statistics}):
         having = [s.statistics[kind] for s in plan.constituents if kind in s.statistics]
-        fresh = len(having) == len(plan.constituents) and all(
-            s.statistics[kind].entry.checkpoint == s.blob for s in plan.constituents
-        )
-        exact = kind in declared and plan.spec.method in declared[kind].combine_exact_for
-        if not (exact and fresh and not weighted):
-            why = (
-                "some constituents lack it or have a stale one"
-                if exact and not fresh
-                else f"it does not combine exactly under '{plan.spec.method}'"
-            )
-            result.remarks.append(f"statistic '{kind}' of '{plan.spec.path}' dropped: {why}")
+        if why := _why_not(plan, kind, having):
+            dropped.setdefault(why, []).append(kind)
             continue
         path = statistics_index.statistic_path(plan.spec.path, kind)
         result.combined[path] = _sum(store, having)
         result.entries.pop(path, None)
         kinds[kind] = _summary([s.entry for s in having], path, merged_blob)
+    for why, names in dropped.items():
+        result.remarks.append(
+            f"statistics of '{plan.spec.path}' dropped: {', '.join(names)} ({why})"
+        )
     return kinds
+
+
+def _why_not(plan: CheckpointPlan, kind: str, having: Sequence[StatisticSource]) -> str:
+    """Why the constituents' statistics do not add up to the merged checkpoint's; '' if they do."""
+    declared = statistics.load().get(kind)
+    if not declared or plan.spec.method not in declared.combine_exact_for:
+        return f"no exact combination under '{plan.spec.method}'"
+    if plan.options.get("weights") is not None:
+        return "no exact combination with weights"
+    complete = len(having) == len(plan.constituents)
+    if not complete or any(
+        s.statistics[kind].entry.checkpoint != s.blob for s in plan.constituents
+    ):
+        return "some constituents lack it or have a stale one"
+    return ""
 
 
 def _sum(store: ObjectStore, parts: Sequence[StatisticSource]) -> Metadata:

@@ -53,6 +53,7 @@ def compute(
     leaves no file at ``content``. Raises what the engine raises.
     """
     started = time.perf_counter()
+    store.fetch(plan.opened.values())
     engine = Engine(plan, store, choose_device(device, plan.method))
     header = (plan.base or plan.constituents[0]).metadata.header
     layout = {

@@ -155,8 +155,9 @@ def _decide_path(
     base = None
     if base_commit and original:
         base = open_source(repository, base_commit, old_path, "the base")
-    device = choose_device(options.device, options.method)
-    accumulate = choose_accumulate(options.accumulate, device, options.method)
+    if options.device != "auto":
+        choose_device(options.device, options.method)  # refuses a GPU that is not there
+    accumulate = choose_accumulate(options.accumulate)
     plan = plan_checkpoint(repository, path, options, base, sources, accumulate)
     if conflicts := plan.in_state("conflict"):
         listed = "\n".join(f"  {group.name}: {group.remark}" for group in conflicts[:20])

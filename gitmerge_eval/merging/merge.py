@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gitmerge_eval.checkpoints.checkpoint import smudge
 from gitmerge_eval.checkpoints.lfs import ObjectStore
-from gitmerge_eval.checkpoints.metadata import GroupRecord, Metadata
+from gitmerge_eval.checkpoints.metadata import Metadata
 from gitmerge_eval.errors import MergeRefused
 from gitmerge_eval.git import trailers
 from gitmerge_eval.git.heads import Heads
@@ -146,19 +146,14 @@ class _Preparation:
         )
 
     def _fetch(self) -> None:
-        """All missing objects in one go, before the first group is computed."""
-        wanted: dict[str, GroupRecord] = {}
+        """All missing objects in one go: for the merges, the files they write, the statistics."""
+        parts: list[Metadata] = []
         for plan in self.tensors.plans:
-            sources = [*plan.constituents, *([plan.base] if plan.base else [])]
-            metadata = [source.metadata for source in [*sources, *plan.references.values()]]
-            metadata += [
-                s.metadata for source in plan.constituents for s in source.statistics.values()
-            ]
-            for part in metadata:
-                wanted |= {record.object_id: record for record in part.groups.values()}
-        absent = set(self.store.missing(wanted))
-        if absent:
-            self.store.fetch([wanted[object_id] for object_id in sorted(absent)])
+            parts += [source.metadata for source in plan.constituents]
+            parts += [s.metadata for c in plan.constituents for s in c.statistics.values()]
+            parts += [plan.base.metadata] if plan.base else []
+            parts += [source.metadata for source in plan.references.values()]
+        self.store.fetch(record for part in parts for record in part.groups.values())
 
     def _settle_statistics(self) -> None:
         settled = combining.settle(

@@ -143,9 +143,9 @@ class CheckpointPlan:
             for g in self.computed
         )
 
-    @property
-    def read_bytes(self) -> int:
-        """Stored bytes of the objects that are opened, each once."""
+    @cached_property
+    def opened(self) -> dict[str, GroupRecord]:
+        """Object id -> record of everything that is read to compute the groups, each once."""
         names = [group.name for group in self.computed]
         sources = [
             *self.constituents,
@@ -155,7 +155,12 @@ class CheckpointPlan:
         records = [source.metadata.groups.get(name) for source in sources for name in names]
         for source, kind in itertools.product(self.constituents, self.statistics):
             records += [source.statistics[kind].record(name) for name in names]
-        return sum({r.object_id: r.size for r in records if r is not None}.values())
+        return {record.object_id: record for record in records if record is not None}
+
+    @property
+    def read_bytes(self) -> int:
+        """Stored bytes of the objects that are opened."""
+        return sum(record.size for record in self.opened.values())
 
     @property
     def written_bytes(self) -> int:

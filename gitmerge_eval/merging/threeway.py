@@ -74,7 +74,7 @@ def merge_files(
         if source is not None
     ]
     device = choose_device(chosen.device, chosen.method)
-    accumulate = choose_accumulate(chosen.accumulate, device, chosen.method)
+    accumulate = choose_accumulate(chosen.accumulate)
     plan = plan_checkpoint(repository, path, chosen, original, sides, accumulate)
     if conflicts := plan.in_state("conflict"):
         listed = "\n".join(f"  {group.name}: {group.remark}" for group in conflicts)
