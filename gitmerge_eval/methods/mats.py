@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 # The default of the merge tool that arXiv 2409.18314 used, and the first of its sweep.
 DEFAULT_ITERATIONS = 10
 
+SYSTEMS = {"gram": ("gram",), "fisher": ("fisher",), "both": ("gram", "fisher")}
+"""system -> the statistics that are asked for; the first that a group has is its matrix."""
+
 
 def mats(
     group: ParameterGroup,
@@ -26,13 +29,13 @@ def mats(
     iterations: int = DEFAULT_ITERATIONS,
     init: str = "task-arithmetic",
     init_scale: float = DEFAULT_SCALE,
-    system: str = "auto",
+    system: str = "gram",
 ) -> Outcome:
     """N steps of conjugate gradient on (Σ G_i) W = Σ G_i W_i from ``init`` (Tam et al. 2024).
 
     W_i is d×k, inputs first. With the statistic ``gram`` G_i is the Gram matrix (d×d) of the
     layer's inputs; with ``fisher`` it is the diagonal Fisher, element by element. ``system`` 'gram'
-    and 'fisher' name one of them, 'auto' takes what the group has, Gram matrices first. ``init`` is
+    and 'fisher' name one of them, 'both' takes what the group has, Gram matrices first. ``init`` is
     task arithmetic with ``init_scale``, the average, or a revision (``group.references['init']``).
     A group that has no such statistic is averaged, with a remark; one constituent is returned as
     it is. Figures: ``initial_residual`` and ``relative_residual``, ‖B - A W‖ / ‖B‖ at the start and
@@ -58,7 +61,7 @@ def mats(
 
 def _system_of(group: ParameterGroup, wanted: str) -> str | None:
     """The kind of statistic whose system is solved for this group."""
-    kinds = ("gram", "fisher") if wanted == "auto" else (wanted,)
+    kinds = SYSTEMS[wanted]
     return next((kind for kind in kinds if kind in group.statistics), None)
 
 
@@ -157,13 +160,13 @@ METHOD = MergeMethod(
         Hyperparameter(
             name="system",
             type=str,
-            default="auto",
-            help="Gram matrices, diagonal Fishers, or what a group has (asks for Gram matrices)",
-            choices=("auto", "gram", "fisher"),
+            default="gram",
+            help="Gram matrices, diagonal Fishers, or both: Fishers where there is no Gram matrix",
+            choices=tuple(SYSTEMS),
         ),
     ),
     needs_base=lambda options: options["init"] == "task-arithmetic",
-    statistics=lambda options: ("fisher",) if options["system"] == "fisher" else ("gram",),
+    statistics=lambda options: SYSTEMS[options["system"]],
     references=lambda options: (
         {} if options["init"] in ("task-arithmetic", "average") else {"init": options["init"]}
     ),

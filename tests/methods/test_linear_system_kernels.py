@@ -311,5 +311,6 @@ def test_which_system():
     by_fisher = mats.merge(both, options | {"system": "fisher"}).value
     assert not torch.allclose(by_gram, by_fisher)
     assert torch.equal(mats.merge(both, options).value, by_gram)
-    assert torch.equal(mats.merge(one, options).value, by_fisher)
+    assert torch.equal(mats.merge(both, options | {"system": "both"}).value, by_gram)
+    assert torch.equal(mats.merge(one, options | {"system": "both"}).value, by_fisher)
     assert mats.merge(one, options | {"system": "gram"}).remarks == ("no Gram matrix: averaged",)
