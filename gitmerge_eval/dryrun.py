@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from gitmerge_eval.errors import GitMergeEvalError, PrerequisiteError
-from gitmerge_eval.git.heads import Heads, resolve
+from gitmerge_eval.git.heads import Heads, left_out, resolve
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.merging import deciding
 from gitmerge_eval.merging import options as merge_options
@@ -69,7 +69,9 @@ def preview(
     heads = resolve(repository, revisions)
     paths = deciding.touched(repository, heads)
     checkpoints: list[CheckpointPreview] = []
-    notes = [] if paths else ["no checkpoint differs between these heads: Git merges alone"]
+    notes = left_out(repository, revisions, heads)
+    if not paths:
+        notes.append("no checkpoint differs between these heads: Git merges alone")
     names = tuple(heads.name(commit) for commit in heads.remotes)
     try:
         tensors = deciding.decide(repository, heads, options, paths)

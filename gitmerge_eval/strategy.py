@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from gitmerge_eval.errors import GitMergeEvalError, UsageError
 from gitmerge_eval.git import journal, landing, ordinary, process
-from gitmerge_eval.git.heads import gather
+from gitmerge_eval.git.heads import gather, left_out, named_by_user
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.records import MergeReport
 
@@ -101,6 +101,9 @@ class _Run:
 
         chosen = options.parse(arguments.options, options.settings(repository))
         heads = gather(repository, arguments.bases, arguments.remotes)
+        if chosen.explicit and self._merger:
+            for line in left_out(repository, named_by_user(self._merger.command), heads):
+                _say(line)
         paths = deciding.touched(repository, heads)
         wanted = chosen.explicit and bool(paths)
         if not wanted and not deciding.needs_us(repository, heads, paths):

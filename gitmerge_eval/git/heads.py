@@ -10,6 +10,21 @@ from dataclasses import dataclass
 from gitmerge_eval.errors import MergeRefused, MissingBase
 from gitmerge_eval.git.repository import Repository
 
+_OPTIONS_WITH_A_VALUE = frozenset(
+    [
+        "-m",
+        "--message",
+        "-F",
+        "--file",
+        "-s",
+        "--strategy",
+        "-X",
+        "--strategy-option",
+        "--into-name",
+        "--cleanup",
+    ]
+)
+
 
 @dataclass(frozen=True)
 class Heads:
@@ -77,6 +92,41 @@ def resolve(repository: Repository, revisions: Sequence[str]) -> Heads:
     branch = repository.run("symbolic-ref", "--short", "--quiet", "HEAD", check=False).text
     names[head] = branch or "HEAD"
     return _arrange(repository, bases.text.split(), head, remotes, names)
+
+
+def named_by_user(command: Sequence[str]) -> list[str]:
+    """The heads in the command line of a ``git merge``.
+
+    Git reduces the heads before it starts a strategy and does not tell it what it left out; the
+    command line of its process still has all of them.
+
+    >>> named_by_user(["git", "merge", "-X", "method=ties", "-m", "both", "fruit", "bird"])
+    ['fruit', 'bird']
+    """
+    rest = iter(command[command.index("merge") + 1 :] if "merge" in command else ())
+    found = []
+    for word in rest:
+        if word in _OPTIONS_WITH_A_VALUE:
+            next(rest, None)
+        elif not word.startswith("-") and word != "FETCH_HEAD":
+            found.append(word)
+    return found
+
+
+def left_out(repository: Repository, revisions: Sequence[str], heads: Heads) -> list[str]:
+    """Which of ``revisions`` take no part in the merge, and why, in words."""
+    found = []
+    for revision in revisions:
+        commit = repository.run(
+            "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", check=False
+        ).text
+        if not commit or commit in heads.remotes or commit == heads.head:
+            continue
+        if repository.succeeds("merge-base", "--is-ancestor", commit, heads.head):
+            found.append(f"'{revision}' is merged already: it takes no part in this merge")
+        else:
+            found.append(f"'{revision}' is contained in another head: it takes no part of its own")
+    return found
 
 
 def _arrange(

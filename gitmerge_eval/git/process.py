@@ -21,6 +21,15 @@ class Process:
         fields = _stat(self.pid)
         return bool(fields) and fields[0] not in "ZX" and fields[19] == self.start
 
+    @property
+    def command(self) -> list[str]:
+        """Its command line; nothing where that cannot be read."""
+        try:
+            content = Path(f"/proc/{self.pid}/cmdline").read_bytes()
+        except OSError:
+            return []
+        return [os.fsdecode(word) for word in content.split(b"\0")[:-1]]
+
     def terminate(self) -> None:
         """Ask it to end."""
         if self.alive:

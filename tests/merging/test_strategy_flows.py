@@ -403,3 +403,18 @@ def test_an_index_of_another_name(repository):
     assert done.returncode == 0, done.stderr
     assert groups(repository) == {"left.weight", "right.weight"}
     assert not (repository.folder / ".git" / "index").exists()
+
+
+def test_heads_that_take_no_part_are_named(repository):
+    repository.merge("-Xmethod=average", LEFT)
+    done = repository.merge("-Xmethod=average", LEFT, RIGHT)
+    assert f"'{LEFT}' is merged already: it takes no part in this merge" in done.stderr
+    assert RIGHT not in "".join(line for line in done.stderr.splitlines() if "part" in line)
+    repository.run("reset", "--quiet", "--hard", "main@{2}")
+    repository.run("branch", "longer", LEFT)
+    repository.run("switch", "--quiet", "longer")
+    repository.run("commit", "--quiet", "--allow-empty", "-m", "further")
+    repository.run("switch", "--quiet", "main")
+    done = repository.merge("-Xmethod=average", LEFT, "longer", RIGHT)
+    assert f"'{LEFT}' is contained in another head" in done.stderr
+    assert constituents(repository) == ["longer", RIGHT]
