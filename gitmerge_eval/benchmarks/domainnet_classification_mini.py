@@ -7,7 +7,6 @@ Recipe and numbers: ``benchmark_repos/domainnet-classification-mini``.
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +28,57 @@ NAME = "domainnet-classification-mini"
 Settings = Mapping[str, Any]
 
 
+class _Functions:
+    """A recipe's functions; the grid of a seed, with its pictures, is made once."""
+
+    def __init__(self, recipe: Mapping[str, Any], folder: Path, tasks: tuple[Task, ...]) -> None:
+        self._recipe, self._folder, self._tasks = recipe, folder, tasks
+        self._grids: dict[int, Grid] = {}
+
+    def grid(self, settings: Settings | None) -> Grid:
+        from gitmerge_eval.benchmarks.clip.grid import Grid, seed_of
+
+        seed = seed_of(settings or {})
+        if seed not in self._grids:
+            self._grids[seed] = Grid(NAME, self._recipe, self._folder, self._tasks, seed)
+        return self._grids[seed]
+
+    def evaluate(
+        self,
+        checkpoint: Path,
+        tasks: Sequence[str],
+        *,
+        settings: Settings | None = None,
+        **how: Any,
+    ) -> Mapping[str, float]:
+        from gitmerge_eval.benchmarks.clip import scoring
+
+        return scoring.evaluate(self.grid(settings), checkpoint, tasks, **how)
+
+    def fingerprint(self, task: str, split: str, settings: Settings | None = None) -> str:
+        return self.grid(settings).fingerprint(task, split)
+
+    def collect(
+        self,
+        kind: str,
+        checkpoint: Path,
+        task: str,
+        *,
+        settings: Settings | None = None,
+        **how: Any,
+    ) -> StatisticFile:
+        from gitmerge_eval.benchmarks.clip import measuring
+
+        return measuring.collect(self.grid(settings), kind, checkpoint, task, **how)
+
+    def build(
+        self, directory: Path, *, settings: Settings | None = None, **how: Any
+    ) -> BuiltModels:
+        from gitmerge_eval.benchmarks.clip import building
+
+        return building.build(self.grid(settings), directory, **how)
+
+
 def benchmark(recipe: Mapping[str, Any], folder: Path) -> Benchmark:
     """The benchmark of a recipe, whose model configuration lies in ``folder``."""
     axes = {axis: tuple(values) for axis, values in recipe["skills"].items()}
@@ -41,40 +91,7 @@ def benchmark(recipe: Mapping[str, Any], folder: Path) -> Benchmark:
         for category in axes["category"]
         for domain in axes["domain"]
     )
-
-    @functools.cache
-    def of_seed(seed: int) -> Grid:
-        from gitmerge_eval.benchmarks.clip.grid import Grid
-
-        return Grid(NAME, recipe, folder, tasks, seed)
-
-    def grid(settings: Settings) -> Grid:
-        from gitmerge_eval.benchmarks.clip.grid import seed_of
-
-        return of_seed(seed_of(settings))
-
-    def evaluate(
-        checkpoint: Path, tasks: Sequence[str], *, settings: Settings | None = None, **how: Any
-    ) -> Mapping[str, float]:
-        from gitmerge_eval.benchmarks.clip import scoring
-
-        return scoring.evaluate(grid(settings or {}), checkpoint, tasks, **how)
-
-    def fingerprint(task: str, split: str, settings: Settings | None = None) -> str:
-        return grid(settings or {}).fingerprint(task, split)
-
-    def collect(
-        kind: str, checkpoint: Path, task: str, *, settings: Settings | None = None, **how: Any
-    ) -> StatisticFile:
-        from gitmerge_eval.benchmarks.clip import measuring
-
-        return measuring.collect(grid(settings or {}), kind, checkpoint, task, **how)
-
-    def build(directory: Path, *, settings: Settings | None = None, **how: Any) -> BuiltModels:
-        from gitmerge_eval.benchmarks.clip import building
-
-        return building.build(grid(settings or {}), directory, **how)
-
+    functions = _Functions(recipe, folder, tasks)
     return Benchmark(
         name=NAME,
         title=recipe["title"],
@@ -82,10 +99,10 @@ def benchmark(recipe: Mapping[str, Any], folder: Path) -> Benchmark:
         tasks=tasks,
         metric="accuracy",
         evaluator_version="1",
-        evaluate=evaluate,
-        fingerprint=fingerprint,
-        collect=collect,
-        build=build,
+        evaluate=functions.evaluate,
+        fingerprint=functions.fingerprint,
+        collect=functions.collect,
+        build=functions.build,
         reference="arXiv 2409.18314, section 4 and appendix C.1",
     )
 
