@@ -77,3 +77,18 @@ def test_merges_of_all_constituents_show_the_papers_finding(quickstart):
     # Merges generalize better to new combinations than the multitask model does.
     multitask = notes["average"].average("generalization", "multitask")
     assert max(n.average("generalization") for n in notes.values()) > multitask + 5
+
+
+def test_statistics_computed_by_hand_are_those_of_the_build(quickstart):
+    repository = Repository(quickstart[0])
+    repository.run("switch", "--quiet", "food-painting")
+    done = subprocess.run(
+        ["gitmerge-eval", "stats", "gram", "trimmed", "--option", "examples=600", "--json"],
+        cwd=quickstart[0],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "statistics/gram.safetensors" in json.loads(done.stdout)["files"]
+    assert repository.text("status", "--porcelain") == ""
+    repository.run("switch", "--quiet", "main")
