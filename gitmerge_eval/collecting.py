@@ -15,7 +15,14 @@ from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import Metadata
 from gitmerge_eval.checkpoints.safetensors_file import SafetensorsWriter
 from gitmerge_eval.checkpoints.statistics_index import Index, StatisticEntry
-from gitmerge_eval.errors import InvalidOption, MissingBase, UnknownName, UsageError
+from gitmerge_eval.errors import (
+    EvaluationError,
+    GitMergeEvalError,
+    InvalidOption,
+    MissingBase,
+    UnknownName,
+    UsageError,
+)
 from gitmerge_eval.evaluation.declarations import (
     CONSTITUENTS_FOLDER,
     BenchmarkDeclaration,
@@ -78,7 +85,8 @@ def collect(
     for kind in kinds:
         if declaration and declared[kind].needs_data:
             found.append(
-                benchmarks.get(declaration.benchmark).collect(
+                _measured(
+                    declaration.benchmark,
                     kind,
                     repository.directory / path,
                     declaration.task,
@@ -89,6 +97,18 @@ def collect(
                 )
             )
     return Collected(path, blob, write_statistics(repository, path, blob, found))
+
+
+def _measured(name: str, kind: str, *arguments: Any, **how: Any) -> StatisticFile:
+    """What the benchmark gives, or an EvaluationError in a line: it may raise anything."""
+    try:
+        return benchmarks.get(name).collect(kind, *arguments, **how)
+    except GitMergeEvalError:
+        raise
+    except Exception as error:
+        raise EvaluationError(
+            f"benchmark '{name}' could not compute '{kind}': {type(error).__name__}: {error}"
+        ) from error
 
 
 def _options_by_kind(kinds: Sequence[str], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

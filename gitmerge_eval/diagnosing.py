@@ -8,7 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -265,6 +265,7 @@ def _work_tree(repository: Repository) -> Iterator[Finding]:
         yield Finding("checkpoints", PROBLEM, what, INIT)
     elif models:
         yield Finding("checkpoints", OK, f"{len(models)} tracked")
+        yield from _objects(repository, models)
     else:
         yield Finding(
             "checkpoints",
@@ -274,6 +275,34 @@ def _work_tree(repository: Repository) -> Iterator[Finding]:
     if repository.git_directory != repository.common_directory:
         what = f"a linked work tree of '{repository.common_directory}'"
         yield Finding("work tree", OK, what)
+
+
+def _objects(repository: Repository, models: Mapping[str, str]) -> Iterator[Finding]:
+    """Whether the tensors of the checkpoints in the index are in this clone."""
+    from gitmerge_eval.checkpoints.lfs import ObjectStore
+    from gitmerge_eval.checkpoints.metadata import Metadata, is_metadata
+
+    store = ObjectStore(repository)
+    for path, blob in models.items():
+        content = repository.blob(blob)
+        if not is_metadata(content):
+            yield Finding(
+                path,
+                PROBLEM,
+                "was committed as an ordinary file, before it was tracked",
+                f"git add --renormalize {shlex.quote(path)} && git commit",
+            )
+            continue
+        groups = Metadata.parse(content).groups.values()
+        absent = store.missing(record.object_id for record in groups)
+        if absent:
+            yield Finding(
+                path,
+                WARNING,
+                f"{len(absent)} of its {len(groups)} tensors are not in this clone "
+                "('git lfs prune' deletes what it does not know)",
+                "they are fetched when they are needed, if the remote has them",
+            )
 
 
 def _leftovers(repository: Repository) -> Iterator[Finding]:

@@ -85,6 +85,7 @@ def _post_commit(repository: Repository, arguments: list[str]) -> None:
         state is not None
         and trailers.read(repository, "HEAD") is not None
         and repository.setting("merge-eval.evaluate") != "off"
+        and repository.blob_id("HEAD", "benchmark.toml") is not None
     ):
         print("gitmerge-eval: evaluate this merge with: gitmerge-eval evaluate", file=sys.stderr)
 

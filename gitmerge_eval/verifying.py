@@ -25,7 +25,8 @@ from gitmerge_eval.git.trailers import MergeTrailers
 from gitmerge_eval.git.trees import changed_tensor_paths, differing, renames
 from gitmerge_eval.merging import options as merge_options
 from gitmerge_eval.merging.computing import Progress, compute, silent
-from gitmerge_eval.merging.planning import CheckpointPlan, open_source, plan_checkpoint
+from gitmerge_eval.merging.planning import CheckpointPlan, plan_checkpoint
+from gitmerge_eval.merging.sources import open_source
 
 TOLERANCE = 1e-4
 """Relative error that a method which solves linear systems may show on another machine."""
@@ -177,7 +178,7 @@ def plan_from(
         there = _path_in(repository, commit, path, merge)
         if there is not None or base is None:
             sources.append(open_source(repository, commit, there or path, name))
-    sources = [s for s in sources if base is None or s.blob != base.blob]
+    sources = [s for s in sources if base is None or not s.equals(base)]
     return plan_checkpoint(repository, path, chosen, base, sources, accumulate)
 
 

@@ -63,7 +63,9 @@ def show(
             print(reporting.note_table(note))
     if not notes:
         typer.echo(
-            f"'{revision}' has not been evaluated; run 'gitmerge-eval evaluate {revision}'",
+            f"'{revision}' has no evaluation here; run 'gitmerge-eval evaluate {revision}', or, "
+            "where somebody else did: git fetch && git notes --ref=gitmerge-eval merge "
+            "origin/gitmerge-eval",
             err=True,
         )
         raise typer.Exit(1)

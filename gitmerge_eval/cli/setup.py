@@ -30,7 +30,9 @@ def init(
     for line in changes.made:
         print(line)
     for line in changes.notices:
-        typer.echo(f"note: {line}", err=True)
+        # What git-lfs will say is news once, and harmless.
+        if changes.made or not line.startswith("'git lfs install'"):
+            typer.echo(f"note: {line}", err=True)
     if not changes.made:
         print("nothing to undo" if undo else "everything is in place already")
 
@@ -40,8 +42,15 @@ def track(pattern: str = typer.Argument(help="A path or pattern, e.g. '*.safeten
     from gitmerge_eval.git import tracking
     from gitmerge_eval.git.repository import Repository
 
-    changed = tracking.track(Repository.here(), pattern)
+    repository = Repository.here()
+    changed = tracking.track(repository, pattern)
     print(f"{pattern}: {'tracked' if changed else 'tracked already'} (.gitattributes is staged)")
+    for path in tracking.ordinary(repository):
+        typer.echo(
+            f"note: '{path}' is committed as an ordinary file; store it anew: "
+            f"git add --renormalize '{path}' && git commit",
+            err=True,
+        )
 
 
 def doctor(as_json: bool = typer.Option(False, "--json", help="Machine-readable.")) -> None:

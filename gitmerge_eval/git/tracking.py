@@ -90,6 +90,14 @@ def tracked(repository: Repository) -> dict[str, str]:
     return {path: blob for path, blob in entries.items() if filters.get(path) == "theta"}
 
 
+def ordinary(repository: Repository) -> list[str]:
+    """The checkpoints in the index that were added before they were tracked: no metadata."""
+    # A tracked checkpoint's blob is JSON, and JSON objects start with a brace.
+    paths = tracked(repository)
+    starts = (repository.run("cat-file", "blob", blob).stdout[:1] for blob in paths.values())
+    return [path for path, start in zip(paths, starts, strict=True) if start != b"{"]
+
+
 def raw(repository: Repository) -> list[str]:
     """The checkpoints whose work-tree file is the stored metadata itself, byte for byte.
 

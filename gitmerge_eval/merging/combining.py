@@ -18,7 +18,8 @@ from gitmerge_eval.git.heads import Heads
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.git.trees import Entry
 from gitmerge_eval.merging.deciding import Decision, Tensors
-from gitmerge_eval.merging.planning import CheckpointPlan, StatisticSource
+from gitmerge_eval.merging.planning import CheckpointPlan
+from gitmerge_eval.merging.sources import StatisticSource
 
 
 @dataclass
@@ -144,10 +145,11 @@ def _combine(
         result.combined[path] = _sum(store, having)
         result.entries.pop(path, None)
         kinds[kind] = _summary([s.entry for s in having], path, merged_blob)
-    for why, names in dropped.items():
-        result.remarks.append(
-            f"statistics of '{plan.spec.path}' dropped: {', '.join(names)} ({why})"
-        )
+    result.remarks += [
+        f"statistics of '{plan.spec.path}' not carried into the merge, the branches keep theirs: "
+        f"{', '.join(names)} ({why})"
+        for why, names in dropped.items()
+    ]
     return kinds
 
 

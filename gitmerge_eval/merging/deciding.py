@@ -13,7 +13,8 @@ from gitmerge_eval.git.textmerge import StagedEntry
 from gitmerge_eval.git.trees import Entry, changed_tensor_paths, entries, renames
 from gitmerge_eval.merging.engine import choose_accumulate, choose_device
 from gitmerge_eval.merging.options import MergeOptions
-from gitmerge_eval.merging.planning import CheckpointPlan, Source, open_source, plan_checkpoint
+from gitmerge_eval.merging.planning import CheckpointPlan, plan_checkpoint
+from gitmerge_eval.merging.sources import Source, open_source
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,10 @@ def _decide_path(
     base = None
     if base_commit and original:
         base = open_source(repository, base_commit, old_path, "the base")
+        # Stored anew since, with other metadata, it is still the base's model.
+        sources = [source for source in sources if not source.equals(base)]
+        if not sources:
+            return Decision(path, "taken", entry, origin)
     if options.device != "auto":
         choose_device(options.device, options.method)  # refuses a GPU that is not there
     accumulate = choose_accumulate(options.accumulate)

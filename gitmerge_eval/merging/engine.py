@@ -22,7 +22,8 @@ from gitmerge_eval.errors import (
     NumericalError,
     StaleStatistic,
 )
-from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan, Source, StatisticSource
+from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan
+from gitmerge_eval.merging.sources import Source, StatisticSource
 from gitmerge_eval.records import MergeMethod, Outcome, ParameterGroup
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Engine:
         )
 
     def _tensor(self, source: Source, name: str, seen: dict[str, Tensor]) -> Tensor:
-        with _inside(f"'{source.label}'"):
+        with _inside("the base" if source is self.plan.base else f"branch '{source.label}'"):
             return self._read(Checkpoint(source.metadata, self.store, source.path), name, seen)
 
     def _read(self, checkpoint: Checkpoint, name: str, seen: dict[str, Tensor]) -> Tensor:
@@ -137,7 +138,7 @@ class Engine:
             tensor = tensor.to(self._dtype)
             if not bool(tensor.isfinite().all()):
                 raise NonFiniteValue(
-                    f"'{name}' holds NaN or infinity; fine-tune again from the last good "
+                    "it holds NaN or infinity; fine-tune again from the last good "
                     "checkpoint, or leave this branch out of the merge"
                 )
             seen[record.object_id] = tensor

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gitmerge_eval import methods
-from gitmerge_eval.errors import InvalidOption, UnknownName
+from gitmerge_eval.errors import InvalidOption, UnknownName, UsageError
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.records import MergeMethod
 
@@ -100,7 +100,17 @@ def settings(repository: Repository, section: str = "merge-eval") -> dict[str, s
     }
 
 
-def _unknown(name: str, method: MergeMethod | None) -> UnknownName:
+def _unknown(name: str, method: MergeMethod | None) -> UsageError:
+    owners = [
+        owner.name
+        for owner in methods.load().values()
+        if any(name == parameter.option for parameter in owner.hyperparameters)
+    ]
+    if method and owners:
+        return UsageError(
+            f"method '{method.name}' has no option '{name}'; it belongs to {', '.join(owners)}: "
+            "choose the method with method=<name>"
+        )
     known = [*GENERAL, *difflib.get_close_matches(name, GIT_OPTIONS, n=1)]
     if method:
         known += [parameter.option for parameter in method.hyperparameters]

@@ -7,98 +7,26 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
-from pathlib import PurePosixPath
 from typing import Any
 
 from gitmerge_eval import methods
 from gitmerge_eval.checkpoints import statistics_index
-from gitmerge_eval.checkpoints.metadata import GroupRecord, Metadata
-from gitmerge_eval.checkpoints.statistics_index import StatisticEntry
+from gitmerge_eval.checkpoints.metadata import GroupRecord
 from gitmerge_eval.errors import (
-    CheckpointError,
-    MergeRefused,
     MissingBase,
     MissingStatistic,
     StaleStatistic,
 )
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.merging.options import MergeOptions
-from gitmerge_eval.records import Constituent, LayerShape, MergeMethod, MergeSpec
+from gitmerge_eval.merging.sources import Source, open_source, value_of
+from gitmerge_eval.records import LayerShape, MergeMethod, MergeSpec
 
 FLOATING = frozenset({"float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"})
 """The dtypes that can be averaged; everything else is taken from one constituent."""
-
-
-@dataclass(frozen=True)
-class StatisticSource:
-    """A statistic of one constituent, with the metadata of its file."""
-
-    kind: str
-    blob: str
-    entry: StatisticEntry
-    metadata: Metadata
-
-    def record(self, group: str) -> GroupRecord | None:
-        """The record of the tensor that belongs to ``group``, or None if it has none."""
-        layout = self.entry.layout.get(group)
-        return self.metadata.groups.get(layout["key"]) if layout else None
-
-
-@dataclass(frozen=True)
-class Source:
-    """A checkpoint at a commit: a constituent, the base, or a reference."""
-
-    label: str
-    commit: str
-    path: str
-    blob: str
-    metadata: Metadata
-    statistics: Mapping[str, StatisticSource] = field(default_factory=dict)
-
-    @property
-    def constituent(self) -> Constituent:
-        """What a MergeSpec and the trailers record of it."""
-        blobs = {kind: statistic.blob for kind, statistic in self.statistics.items()}
-        return Constituent(self.commit, self.label, self.blob, blobs)
-
-
-def open_source(repository: Repository, commit: str, path: str, label: str) -> Source:
-    """The checkpoint at ``commit:path``, with the statistics beside it.
-
-    Raises MergeRefused where there is no such file and CheckpointError where it is not readable.
-    """
-    blob = repository.blob_id(commit, path)
-    if blob is None:
-        raise MergeRefused(f"'{label}' has no checkpoint '{path}'")
-    try:
-        metadata = Metadata.parse(repository.blob(blob))
-    except CheckpointError as error:
-        raise error.within(f"'{path}' of '{label}'") from None
-    return Source(
-        label, commit, path, blob, metadata, _open_statistics(repository, commit, path, label)
-    )
-
-
-def _open_statistics(
-    repository: Repository, commit: str, path: str, label: str
-) -> dict[str, StatisticSource]:
-    index_blob = repository.blob_id(commit, statistics_index.index_path(path))
-    if index_blob is None:
-        return {}
-    try:
-        index = statistics_index.parse(repository.blob(index_blob))
-    except CheckpointError as error:
-        raise error.within(f"'{statistics_index.index_path(path)}' of '{label}'") from None
-    folder = PurePosixPath(path).parent / statistics_index.FOLDER
-    found = {}
-    for kind, entry in index.get(PurePosixPath(path).name, {}).items():
-        blob = repository.blob_id(commit, str(folder / entry.path))
-        if blob is not None:
-            found[kind] = StatisticSource(kind, blob, entry, Metadata.parse(repository.blob(blob)))
-    return found
 
 
 @dataclass(frozen=True)
@@ -339,7 +267,7 @@ def _plan_group(
     if original is None and (has_base or len(present) < len(versions)):
         return _plan_added(name, present, constituents)
     reference = original or present[0]
-    if all(_value(record) == _value(reference) for record in present) and (
+    if all(value_of(record) == value_of(reference) for record in present) and (
         original is not None or len(present) == len(versions)
     ):
         return GroupPlan(name, "identical", reference)
@@ -354,7 +282,7 @@ def _plan_group(
                 f"{reference.dtype}{list(reference.shape)}",
             )
     if reference.dtype not in FLOATING:
-        changed = [r for r in present if original is None or _value(r) != _value(original)]
+        changed = [r for r in present if original is None or value_of(r) != value_of(original)]
         first = next(s.label for s, r in zip(constituents, present, strict=True) if r is changed[0])
         return GroupPlan(
             name, "not-averaged", changed[0], f"{reference.dtype}: taken from '{first}'"
@@ -365,9 +293,9 @@ def _plan_group(
 def _plan_deleted(name: str, original: GroupRecord, constituents: Sequence[Source]) -> GroupPlan:
     kept = [s for s in constituents if name in s.metadata.groups]
     gone = [s.label for s in constituents if name not in s.metadata.groups]
-    if all(_value(source.metadata.groups[name]) == _value(original) for source in kept):
+    if all(value_of(source.metadata.groups[name]) == value_of(original) for source in kept):
         return GroupPlan(name, "deleted", None, f"deleted by {', '.join(gone)}")
-    changed = [s.label for s in kept if _value(s.metadata.groups[name]) != _value(original)]
+    changed = [s.label for s in kept if value_of(s.metadata.groups[name]) != value_of(original)]
     return GroupPlan(
         name, "conflict", original, f"deleted by {', '.join(gone)}, changed by {', '.join(changed)}"
     )
@@ -377,13 +305,9 @@ def _plan_added(
     name: str, present: Sequence[GroupRecord], constituents: Sequence[Source]
 ) -> GroupPlan:
     owners = [source.label for source in constituents if name in source.metadata.groups]
-    if all(_value(record) == _value(present[0]) for record in present):
+    if all(value_of(record) == value_of(present[0]) for record in present):
         return GroupPlan(name, "added", present[0], f"added by {', '.join(owners)}")
     return GroupPlan(name, "conflict", None, f"added differently by {', '.join(owners)}")
-
-
-def _value(record: GroupRecord) -> tuple[str, str, tuple[int, ...]]:
-    return record.object_id, record.dtype, record.shape
 
 
 def _elements(group: GroupPlan) -> int:

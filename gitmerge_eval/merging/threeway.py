@@ -17,7 +17,8 @@ from gitmerge_eval.merging import options as merge_options
 from gitmerge_eval.merging.computing import compute
 from gitmerge_eval.merging.engine import choose_accumulate, choose_device
 from gitmerge_eval.merging.options import MergeOptions
-from gitmerge_eval.merging.planning import Source, open_source, plan_checkpoint
+from gitmerge_eval.merging.planning import plan_checkpoint
+from gitmerge_eval.merging.sources import Source, open_source
 from gitmerge_eval.records import Hyperparameter, MergeMethod, ParameterGroup
 
 if TYPE_CHECKING:

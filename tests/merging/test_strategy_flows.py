@@ -418,3 +418,28 @@ def test_heads_that_take_no_part_are_named(repository):
     done = repository.merge("-Xmethod=average", LEFT, "longer", RIGHT)
     assert f"'{LEFT}' is contained in another head" in done.stderr
     assert constituents(repository) == ["longer", RIGHT]
+
+
+def test_models_committed_before_they_were_tracked_are_read_as_they_are(tmp_path):
+    subprocess.run(["git", "init", "--quiet", str(tmp_path / "model")], check=True)
+    repository = opened(tmp_path / "model")
+    repository.save(BASE)
+    repository.commit("raw base")
+    for name in (LEFT, RIGHT):
+        repository.branch(name, grown(name))
+    configuration.install(repository.git)
+    done = subprocess.run(
+        ["gitmerge-eval", "track", "*.safetensors"],
+        cwd=repository.folder,
+        capture_output=True,
+        text=True,
+    )
+    assert f"'{MODEL}' is committed as an ordinary file" in done.stderr
+    repository.run("add", "--renormalize", ".")
+    repository.commit("tracked")
+    repository.merge("-Xmethod=average", LEFT, RIGHT)
+    # HEAD stores the base's model in another way, and is no constituent for that.
+    assert constituents(repository) == [LEFT, RIGHT]
+    assert set(repository.tensors()) == {*grown(LEFT), *grown(RIGHT)}
+    assert repository.run("status", "--porcelain").stdout == ""
+    assert verifying.verify(repository.git, "HEAD").sound

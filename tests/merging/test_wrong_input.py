@@ -146,7 +146,7 @@ def test_objects_that_are_missing_or_corrupt(repository):
 def test_values_that_are_no_numbers(repository):
     for name in ("nan", "infinite"):
         said = refused(repository, "-Xmethod=average", "a", name)
-        assert f"group 'w' of '{MODEL}': '{name}': 'w' holds NaN or infinity" in said
+        assert f"group 'w' of '{MODEL}': branch '{name}': it holds NaN or infinity" in said
 
 
 def test_metadata_that_was_merged_as_text(repository):
