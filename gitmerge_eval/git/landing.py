@@ -32,7 +32,7 @@ from gitmerge_eval.git.process import Process, this
 from gitmerge_eval.git.repository import NULL_ID, Repository
 from gitmerge_eval.git.scratch import scratch_folder
 from gitmerge_eval.git.textmerge import StagedEntry
-from gitmerge_eval.git.trees import Entry, entries, same_file_system
+from gitmerge_eval.git.trees import Entry, entries, index_lines, same_file_system
 
 CLEANED = "GITMERGE_EVAL_CLEANED"
 """Names a JSON file {path: blob file} from which our clean filter answers at once."""
@@ -191,6 +191,13 @@ def _apply(
             _place(repository, path, file)
             placed.append(path)
     if placed:
+        # Without the old entries first: a merged checkpoint has the old one's size and may have its
+        # time too, and where core.checkStat is 'minimal' Git would take it for unchanged.
+        repository.run(
+            *("update-index", "-z", "--index-info"),
+            stdin=index_lines(dict.fromkeys(placed)),
+            environment=environment,
+        )
         # Index entries with real stat data: neither this nor the next `git status` reads a tensor.
         repository.run(
             *("update-index", "--add", "-z", "--stdin"),

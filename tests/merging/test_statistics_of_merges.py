@@ -98,8 +98,10 @@ def test_trimmed_task_vectors_spare_ties_work_and_change_nothing(repository):
         collecting.write_statistics(repository.git, MODEL, blob, [file])
         repository.commit("trimmed")
     repository.run("switch", "--quiet", "main")
-    repository.merge("-Xmethod=ties", "-Xdensity=0.4", *HEADS)
-    assert trailers.read(repository.git, "HEAD").specs != specs  # the statistics were used
+    done = repository.merge("-Xmethod=ties", "-Xdensity=0.4", *HEADS)
+    record = trailers.read(repository.git, "HEAD")
+    assert record is not None, done.stderr
+    assert record.specs != specs  # the statistics were used
     for name, tensor in repository.tensors("HEAD").items():
         assert torch.equal(tensor, without[name]), name
 
