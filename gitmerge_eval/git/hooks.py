@@ -65,11 +65,6 @@ def is_git_theta(path: Path) -> bool:
     return len(lines) == 1 and lines[0].startswith(b"git theta ")
 
 
-def is_git_lfs(path: Path) -> bool:
-    """Whether a file is a hook that git-lfs wrote."""
-    return b"git lfs " in _content(path)
-
-
 def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
