@@ -14,6 +14,7 @@
     │   ├── CorruptObject       an LFS object's bytes do not have its hash
     │   └── NonFiniteValue      NaN or infinity in a constituent
     ├── MergeRefused            the repository is not in a state in which a merge is safe
+    ├── PruningRefused          the repository is not in a state in which gc is safe
     ├── NumericalError          a kernel cannot give a meaningful result
     │   └── SingularGram        a sum of Gram matrices is singular beyond repair
     ├── EvaluationError         a benchmark cannot be run
@@ -97,6 +98,10 @@ class NonFiniteValue(CheckpointError):
 
 class MergeRefused(GitMergeEvalError):
     """The repository is not in a state in which a merge is safe."""
+
+
+class PruningRefused(GitMergeEvalError):
+    """The repository is not in a state in which objects may be removed."""
 
 
 class NumericalError(GitMergeEvalError):

@@ -6,40 +6,47 @@ Without arguments it speaks Git's long-running filter protocol (version 2, gitat
 
 from __future__ import annotations
 
+import gc
 import io
-import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from gitmerge_eval.errors import CheckpointError, GitMergeEvalError, UsageError
-from gitmerge_eval.git.repository import Repository
+from gitmerge_eval.git.pkt_line import PacketReader, PacketWriter, not_git
 
 if TYPE_CHECKING:
-    from gitmerge_eval.checkpoints.checkpoint import Readable, Writable
+    from gitmerge_eval.checkpoints.checkpoint import Writable
+    from gitmerge_eval.checkpoints.lfs import ObjectStore
     from gitmerge_eval.checkpoints.metadata import Metadata
+    from gitmerge_eval.checkpoints.parallel import Ahead
+    from gitmerge_eval.checkpoints.safetensors_stream import Readable
+    from gitmerge_eval.git.repository import Repository
 
-CLEANED_VARIABLE = "GITMERGE_EVAL_CLEANED"
-"""Names a JSON file, path -> file that holds the path's blob: a merge has cleaned these already."""
-
-_PACKET_BYTES = 65_516
-_LENGTH_DIGITS = 4
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Parameters of mallopt(3)."""
+_KEPT_BYTES, _KEPT_IN_OLD_GLIBC = 1 << 30, 32 << 20
+_AHEAD_BYTES = 32 << 20
+"""What is decoded before Git asks for it."""
 _STAGES = ("", "HEAD", ":2", ":3", ":1")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve Git; the exit status is 0, or 2 after one line on standard error."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _prepare_process()
     try:
-        with _protocol_streams() as (source, sink):
+        with _output_of_our_own() as output:
             if not arguments:
-                Server(Conversion(Repository.here()), source, sink).serve()
+                Server(PacketReader(0), PacketWriter(output)).serve()
+                sys.stderr.flush()
+                os._exit(0)  # Git waits for the end; taking the interpreter down takes 0.05 s
             elif len(arguments) == 2 and arguments[0] in ("clean", "smudge"):
-                _convert_once(arguments[0], arguments[1], source, sink)
+                _convert_once(arguments[0], arguments[1], output)
             else:
                 raise UsageError(
                     "usage: gitmerge-eval filter [clean PATH | smudge PATH]; "
@@ -53,30 +60,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _convert_once(command: str, path: str, source: BinaryIO, sink: BinaryIO) -> None:
-    conversion = Conversion(Repository.here())
-    try:
-        if command == "clean":
-            sink.write(conversion.clean(path, source))
-        else:
-            conversion.smudge(path, source.read(), sink)
-    except GitMergeEvalError as error:
-        raise error.within(f"{command} '{path}'") from error
+def _prepare_process() -> None:
+    """Settings for a process that moves gigabytes through buffers and computes no products."""
+    gc.set_threshold(100_000)  # importing makes much that lives on, and nothing here makes cycles
+    # NumPy's linear algebra would start a thread for every core.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if sys.platform == "linux":
+        import ctypes
+
+        with suppress(OSError, AttributeError):  # a C library without these settings
+            # Fresh pages cost as much as compressing them: freed ones are kept and used again.
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+            mallopt(_MMAP_THRESHOLD, _KEPT_BYTES) or mallopt(_MMAP_THRESHOLD, _KEPT_IN_OLD_GLIBC)
+
+
+def _convert_once(command: str, path: str, output: int) -> None:
+    conversion = Conversion.here()
+    with (
+        open(0, "rb", buffering=0, closefd=False) as source,
+        open(output, "wb", closefd=False) as sink,
+    ):
+        try:
+            if command == "clean":
+                sink.write(conversion.clean(path, source))
+            else:
+                conversion.smudge(path, source.read(), sink)
+        except GitMergeEvalError as error:
+            raise error.within(f"{command} '{path}'") from error
 
 
 @contextmanager
-def _protocol_streams() -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """Standard input, and a standard output that nothing else can write to."""
-    with os.fdopen(os.dup(1), "wb", buffering=1 << 16) as sink:
-        sys.stdout.flush()
-        saved = os.dup(1)
-        os.dup2(2, 1)
-        try:
-            yield sys.stdin.buffer, sink
-            sink.flush()
-        finally:
-            os.dup2(saved, 1)
-            os.close(saved)
+def _output_of_our_own() -> Iterator[int]:
+    """Standard output, moved to where nothing else writes to it."""
+    sys.stdout.flush()
+    output = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield output
+    finally:
+        os.dup2(output, 1)
+        os.close(output)
 
 
 def _say(message: str) -> None:
@@ -87,20 +111,26 @@ class Conversion:
     """Clean and smudge in one repository."""
 
     def __init__(self, repository: Repository) -> None:
+        self.repository = repository
+
+    @cached_property
+    def store(self) -> ObjectStore:
+        """The repository's objects."""
         from gitmerge_eval.checkpoints.lfs import ObjectStore
 
-        self.repository = repository
-        self.store = ObjectStore(repository)
+        return ObjectStore(self.repository)
+
+    @classmethod
+    def here(cls) -> Conversion:
+        """In the repository of the current directory."""
+        from gitmerge_eval.git.repository import Repository
+
+        return cls(Repository.here())
 
     def clean(self, path: str, content: Readable) -> bytes:
         """The blob for the file's bytes; unchanged groups keep the index's or HEAD's entries."""
         from gitmerge_eval.checkpoints.checkpoint import clean
 
-        cleaned = self.cleaned.get(path)
-        if cleaned is not None:
-            while content.read(1 << 20):
-                pass
-            return cleaned.read_bytes()
         return clean(content, self.store, self._previous(path), path=path)
 
     def smudge(self, path: str, blob: bytes, output: Writable) -> None:
@@ -121,26 +151,19 @@ class Conversion:
         except CheckpointError:
             return
 
-    def lacks_objects(self, blob: bytes) -> bool:
-        """Whether smudging needs the remote."""
-        from gitmerge_eval.checkpoints.metadata import Metadata, is_metadata
+    def ahead(self, path: str, blob: bytes) -> Ahead[memoryview]:
+        """:meth:`smudge`, begun at once; iterating gives the file."""
+        from gitmerge_eval.checkpoints.checkpoint import smudged
+        from gitmerge_eval.checkpoints.parallel import Ahead
 
-        if not is_metadata(blob):
-            return False
-        groups = Metadata.parse(blob).groups.values()
-        return bool(self.store.missing(record.object_id for record in groups))
+        pieces = smudged(blob, self.store, path=path)
+        return Ahead(pieces, nbytes=lambda piece: piece.nbytes, in_flight_bytes=_AHEAD_BYTES)
 
-    @cached_property
-    def cleaned(self) -> dict[str, Path]:
-        """path -> file with its blob, from the file that CLEANED_VARIABLE names."""
-        listing = os.environ.get(CLEANED_VARIABLE)
-        if not listing:
-            return {}
-        try:
-            entries = json.loads(Path(listing).read_bytes())
-            return {path: Path(file) for path, file in entries.items()}
-        except (OSError, ValueError, AttributeError) as error:
-            raise UsageError(f"{CLEANED_VARIABLE} names '{listing}': {error}; unset it") from error
+    def is_stored(self, blob: bytes) -> bool:
+        """Whether there is anything to do for the blob, other than handing it through."""
+        from gitmerge_eval.checkpoints.metadata import is_metadata
+
+        return is_metadata(blob)
 
     def _previous(self, path: str) -> list[Metadata]:
         """The path's metadata in the index (all stages) and in HEAD, by one ``git cat-file``."""
@@ -169,68 +192,108 @@ class Conversion:
 class Server:
     """Git's end of the pipe: requests in pkt-line form until Git closes it."""
 
-    def __init__(self, conversion: Conversion, source: BinaryIO, sink: BinaryIO) -> None:
-        self._conversion = conversion
-        self._source = source
-        self._sink = sink
+    def __init__(self, reader: PacketReader, writer: PacketWriter) -> None:
+        self._reader = reader
+        self._writer = writer
         self._delayed: dict[str, bytes] = {}
         self._announced = False
+        self._written: list[str] = []
+        self._ahead: tuple[str, Ahead[memoryview]] | None = None
+
+    @cached_property
+    def _conversion(self) -> Conversion:
+        return Conversion.here()
 
     def serve(self) -> None:
         """Shake hands, then answer until the input ends."""
         self._shake_hands()
-        while request := self._read_list():
+        while request := self._reader.read_list():
             fields = dict(line.split("=", 1) for line in request)
             command, path = fields.get("command"), fields.get("pathname", "")
             if command == "list_available_blobs":
                 self._list_available()
-            elif command == "clean":
-                self._clean(path, PacketReader(self._source))
+                continue
+            self._reader.begin()
+            if command == "clean":
+                self._clean(path)
             elif command == "smudge":
-                self._smudge(path, PacketReader(self._source), fields.get("can-delay") == "1")
+                self._smudge(path, fields.get("can-delay") == "1")
             else:
-                PacketReader(self._source).drain()
-                _write_list(self._sink, "status=error")
-            self._sink.flush()
+                self._reader.drain()
+                self._writer.write_list("status=error")
+        # Git has written the index and waits for us to end.
+        if self._written:
+            from gitmerge_eval.git.racy_index import settle
+
+            settle(self._conversion.repository, self._written)
 
     def _shake_hands(self) -> None:
-        if self._read_list() != ["git-filter-client", "version=2"]:
-            raise UsageError("'gitmerge-eval filter' is run by Git, not by hand")
-        _write_list(self._sink, "git-filter-server", "version=2")
-        self._sink.flush()
-        offered = self._read_list() or []
+        if self._reader.read_list() != ["git-filter-client", "version=2"]:
+            raise not_git()
+        self._writer.write_list("git-filter-server", "version=2")
+        offered = self._reader.read_list() or []
         known = ("capability=clean", "capability=smudge", "capability=delay")
-        _write_list(self._sink, *(name for name in known if name in offered))
-        self._sink.flush()
+        self._writer.write_list(*(name for name in known if name in offered))
 
-    def _clean(self, path: str, content: PacketReader) -> None:
-        with self._answering(path, content) as answer:
-            answer.write(self._conversion.clean(path, content))
+    def _clean(self, path: str) -> None:
+        from gitmerge_eval.git.racy_index import await_next_second
 
-    def _smudge(self, path: str, content: PacketReader, can_delay: bool) -> None:
-        with self._answering(path, content) as answer:
-            delayed = self._delayed.pop(path, None)
-            blob = content.read() if delayed is None else delayed
-            if can_delay and self._conversion.lacks_objects(blob):
-                # Delayed, so that the objects of all files come by one git-lfs process.
-                self._delayed[path] = blob
-                answer.delay()
+        began = time.monotonic()
+        with self._answering(path) as answer:
+            blob = self._conversion.clean(path, self._reader)
+            # Waiting is worth it where the next 'git status' would do all this once more.
+            file = self._conversion.repository.directory / path
+            await_next_second(file, time.monotonic() - began)
+            self._reader.drain()  # Git listens only when it has sent everything
+            answer.write(blob)
+
+    def _smudge(self, path: str, can_delay: bool) -> None:
+        """Files are delayed, so that all missing objects come by one git-lfs process, and that the
+        next file is decoded while Git writes one to disk."""
+        with self._answering(path) as answer:
+            if path in self._delayed:
+                pieces = self._begun(path)
+                self._reader.drain()
             else:
-                self._conversion.smudge(path, blob, answer)
+                blob = self._reader.read()
+                if can_delay and self._conversion.is_stored(blob):
+                    self._delayed[path] = blob
+                    answer.delay()
+                    return
+                pieces = self._conversion.ahead(path, blob)
+            for piece in pieces:
+                answer.write(piece)
+            self._written.append(path)
+        self._begin_next()
+
+    def _begun(self, path: str) -> Ahead[memoryview]:
+        blob = self._delayed.pop(path)
+        begun, self._ahead = self._ahead, None
+        if begun is not None:
+            if begun[0] == path:
+                return begun[1]
+            begun[1].close()
+        return self._conversion.ahead(path, blob)
+
+    def _begin_next(self) -> None:
+        for path, blob in self._delayed.items():
+            if self._announced and self._ahead is None:
+                self._ahead = path, self._conversion.ahead(path, blob)
+            break
 
     @contextmanager
-    def _answering(self, path: str, content: PacketReader) -> Iterator[Answer]:
+    def _answering(self, path: str) -> Iterator[Answer]:
         """An answer that is ended, or withdrawn with one line on standard error."""
-        answer = Answer(self._sink)
+        answer = Answer(self._writer)
         try:
             yield answer
-            content.drain()
+            self._reader.drain()
             answer.end()
         except BrokenPipeError:
             raise
         except (GitMergeEvalError, OSError, MemoryError) as error:
             _say(f"'{path}': {error or type(error).__name__}")
-            content.drain()
+            self._reader.drain()
             answer.withdraw()
 
     def _list_available(self) -> None:
@@ -238,113 +301,46 @@ class Server:
             self._conversion.prefetch(list(self._delayed.values()))
         names = [] if self._announced else [f"pathname={path}" for path in self._delayed]
         self._announced = bool(names)
-        _write_list(self._sink, *names)
-        _write_list(self._sink, "status=success")
-
-    def _read_list(self) -> list[str] | None:
-        """The lines up to a flush packet; None at the end of the input."""
-        lines: list[str] = []
-        while (packet := _read_packet(self._source)) is not None:
-            if not packet:
-                return lines
-            lines.append(os.fsdecode(packet).removesuffix("\n"))
-        return None
+        self._writer.write_list(*names)
+        self._writer.write_list("status=success")
+        self._begin_next()
 
 
-class PacketReader(io.RawIOBase):
-    """The content of one request: packets up to the flush packet."""
-
-    def __init__(self, source: BinaryIO) -> None:
-        self._source = source
-        self._rest = b""
-        self._ended = False
-
-    def read(self, size: int = -1) -> bytes:
-        """Up to ``size`` bytes (all that is left if negative); empty at the end."""
-        parts = [self._rest]
-        length = len(self._rest)
-        while not self._ended and (size < 0 or length < size):
-            packet = _read_packet(self._source)
-            if packet is None:
-                raise CheckpointError("Git ended in the middle of a file; repeat the command")
-            self._ended = not packet
-            parts.append(packet)
-            length += len(packet)
-        data = b"".join(parts)
-        if size < 0:
-            size = length
-        self._rest = data[size:]
-        return data[:size]
-
-    def drain(self) -> None:
-        """Skip what is left."""
-        while self.read(1 << 20):
-            pass
-
-
-class Answer(io.RawIOBase):
+class Answer:
     """The answer to one request: a status, the content cut into packets, a status that counts."""
 
-    def __init__(self, sink: BinaryIO) -> None:
-        self._sink = sink
+    def __init__(self, writer: PacketWriter) -> None:
+        self._writer = writer
         self._begun = False
         self._delayed = False
 
-    def write(self, data: Any) -> int:
+    def write(self, data: Any, /) -> int:
         """Write all of ``data``."""
         self._begin()
-        view = memoryview(data)
-        for start in range(0, len(view), _PACKET_BYTES):
-            _write_packet(self._sink, view[start : start + _PACKET_BYTES])
-        return len(view)
+        return self._writer.write(data)
 
     def delay(self) -> None:
         """Say that the content comes when Git asks for what is available."""
         self._delayed = True
-        _write_list(self._sink, "status=delayed")
+        self._writer.write_list("status=delayed")
 
     def end(self) -> None:
         """Say that the content is whole."""
         if not self._delayed:
             self._begin()
-            _write_list(self._sink)
-            _write_list(self._sink)
+            self._writer.write_list()
+            self._writer.write_list()
 
     def withdraw(self) -> None:
         """Say that the content, if any, must not be used."""
         if self._begun:
-            _write_list(self._sink)
-        _write_list(self._sink, "status=error")
+            self._writer.write_list()
+        self._writer.write_list("status=error")
 
     def _begin(self) -> None:
         if not self._begun:
             self._begun = True
-            _write_list(self._sink, "status=success")
-
-
-def _write_list(sink: BinaryIO, *lines: str) -> None:
-    for line in lines:
-        _write_packet(sink, os.fsencode(line) + b"\n")
-    sink.write(b"0000")
-
-
-def _write_packet(sink: BinaryIO, data: bytes | memoryview) -> None:
-    sink.write(b"%04x" % (len(data) + _LENGTH_DIGITS))
-    sink.write(data)
-
-
-def _read_packet(source: BinaryIO) -> bytes | None:
-    """A packet's content, empty for a flush packet, None at the end of the input."""
-    length = source.read(_LENGTH_DIGITS)
-    if not length:
-        return None
-    try:
-        size = int(length, 16)
-    except ValueError:
-        size = -1
-    if size and size < _LENGTH_DIGITS:
-        raise UsageError("'gitmerge-eval filter' is run by Git, not by hand")
-    return source.read(size - _LENGTH_DIGITS) if size else b""
+            self._writer.write_list("status=success")
 
 
 if __name__ == "__main__":

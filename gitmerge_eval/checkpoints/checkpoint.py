@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +14,11 @@ from typing import Any, Protocol, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from gitmerge_eval.checkpoints.encoding import decode, encode
+from gitmerge_eval.checkpoints.encoding import decode, encoded, holds
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.lsh import signature
 from gitmerge_eval.checkpoints.metadata import DENSE, GroupRecord, Metadata, is_metadata
-from gitmerge_eval.checkpoints.parallel import ordered
+from gitmerge_eval.checkpoints.parallel import WORKERS, ordered
 from gitmerge_eval.checkpoints.safetensors_file import (
     SafetensorsFile,
     SafetensorsWriter,
@@ -26,16 +26,10 @@ from gitmerge_eval.checkpoints.safetensors_file import (
     data_of,
     map_file,
 )
+from gitmerge_eval.checkpoints.safetensors_stream import Readable, SafetensorsStream
 from gitmerge_eval.errors import CheckpointError, MalformedCheckpoint
 
 Array = NDArray[Any]
-
-
-class Readable(Protocol):
-    """A stream to read from."""
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Up to ``size`` bytes, all if negative; empty at the end."""
 
 
 class Writable(Protocol):
@@ -48,7 +42,12 @@ class Writable(Protocol):
 Source = Union[bytes, Readable, "os.PathLike[str]", str]
 
 _START = 64
-_COPY_BYTES = 1 << 20
+# Enough that no thread waits, and little: Git needs fresh memory for the whole file meanwhile.
+_RECEIVED_BYTES = 24 * WORKERS << 20
+"""Of a stream's tensors, what may wait in memory to be encoded."""
+_DECODED_BYTES = 32 * WORKERS << 20
+"""Of a file's groups, stored and decoded, what may wait in memory to be written."""
+_KEPT_BYTES = 64 << 20
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 
 
@@ -77,7 +76,9 @@ class Checkpoint:
         record = self.groups[name]
         try:
             if record.update_type == DENSE:
-                return decode(self.store.read(record.object_id, record.size), record)
+                with _memory_for(record.size) as buffer:
+                    self.store.read_into(record.object_id, buffer)
+                    return decode(buffer, record)
             from gitmerge_eval.checkpoints import theta
 
             return theta.read(record, self.store, self.path)
@@ -104,23 +105,27 @@ def store_array(
     The record is a pure function of name and value, except that an unchanged group keeps the known
     record: also where that is an update, or was encoded by another version of tensorstore.
     """
-    data = encode(array)
-    object_id = hashlib.sha256(data).hexdigest()
     alike = [
         record
         for record in known
         if (record.shape, record.dtype) == (array.shape, array.dtype.name)
     ]
+    hashed = signature(array) if len(alike) > 1 else None
+    # Quicker than encoding and hashing; most changed groups differ in their first chunk already.
+    for record in alike:
+        # Of many, as in a merge, only those with the same signature are worth a look.
+        likely = hashed in (None, record.signature) or record.update_type != DENSE
+        if likely and _holds(record, array, store, path):
+            if record.update_type == DENSE:
+                store.freshen(record.object_id, record.size)
+            return record
+    # A file of this very name that does not hold these very bits is damaged.
+    doubted = {record.object_id for record in alike if record.update_type == DENSE}
+    object_id, size = store.write_pieces(encoded(array), doubted)
     for record in alike:
         if record.object_id == object_id and record.update_type == DENSE:
-            store.write(data, object_id)
             return record
-    hashed = signature(array)
-    for record in alike:
-        likely = record.update_type != DENSE or record.signature == hashed
-        if likely and _holds(record, array, store, path):
-            return record
-    _, size = store.write(data, object_id)
+    hashed = signature(array) if hashed is None else hashed
     fresh = GroupRecord(name, array.shape, array.dtype.name, hashed, object_id, size)
     return replace(fresh, keys=known[0].keys) if known else fresh
 
@@ -140,23 +145,23 @@ def clean(
     Raises MalformedCheckpoint for anything that is not a sound safetensors file.
     """
     earlier = [Checkpoint(metadata, store, path) for metadata in previous]
-    with _mapped(source, store) as data:
-        start = bytes(data[:_START])
-        if is_metadata(start):
-            blob = bytes(data)
-            Metadata.parse(blob)
-            return blob
-        _refuse_other_formats(start)
-        file = SafetensorsFile(data)
+    opened = _opened(source, store)
+    if isinstance(opened, bytes):
+        Metadata.parse(opened)
+        return opened
+    header, tensors = opened
 
-        def stored(name: str) -> GroupRecord:
-            known = [c.groups[name] for c in earlier if name in c.groups]
-            return store_array(name, file.read(name), store, known, path=path)
+    def stored(tensor: tuple[str, Array]) -> GroupRecord:
+        name, array = tensor
+        known = [c.groups[name] for c in earlier if name in c.groups]
+        return store_array(name, array, store, known, path=path)
 
-        # The largest first, so that no thread is left with the largest at the end.
-        names = sorted(file.names, key=lambda name: (-file.nbytes(name), name))
-        records = {record.name: record for record in ordered(stored, names, nbytes=file.nbytes)}
-        return Metadata(records, file.header).serialize()
+    with store.settling():
+        found = ordered(
+            stored, tensors, nbytes=lambda t: int(t[1].nbytes), in_flight_bytes=_RECEIVED_BYTES
+        )
+        records = {record.name: record for record in found}
+    return Metadata(records, header).serialize()
 
 
 def smudge(
@@ -171,52 +176,111 @@ def smudge(
     A blob that is not metadata was committed without the filter and is written as it is.
     Raises MissingObject, CorruptObject or MalformedCheckpoint.
     """
+    if isinstance(output, (str, os.PathLike)):
+        _smudge_to_file(blob, store, Path(output), path)
+    else:
+        for piece in smudged(blob, store, path=path):
+            output.write(piece)
+
+
+def smudged(
+    blob: bytes, store: ObjectStore, *, path: str | None = None
+) -> Generator[memoryview, None, None]:
+    """The bytes of :func:`smudge` in order; the groups behind a piece are decoded meanwhile."""
     if not is_metadata(blob):
-        if isinstance(output, (str, os.PathLike)):
-            Path(output).write_bytes(blob)
-        else:
-            output.write(blob)
+        yield memoryview(blob)
         return
     checkpoint = Checkpoint(Metadata.parse(blob), store, path)
     checkpoint.fetch()
-    groups, header = checkpoint.groups, checkpoint.metadata.header
-    layout = {name: (record.shape, record.dtype) for name, record in groups.items()}
-    prefix, offsets = arrange(layout, header)
-    arrays = ordered(checkpoint.read, offsets, nbytes=lambda name: 2 * groups[name].nbytes)
-    if isinstance(output, (str, os.PathLike)):
-        with SafetensorsWriter(output, layout, header) as writer:
-            for name, array in zip(offsets, arrays, strict=True):
-                writer.write(name, array)
-    else:
-        output.write(prefix)
-        for array in arrays:
-            output.write(data_of(array))
+    prefix, offsets = arrange(_layout(checkpoint), checkpoint.metadata.header)
+    yield memoryview(prefix)
+    for array in _values(checkpoint, offsets):
+        yield data_of(array)
+
+
+def _smudge_to_file(blob: bytes, store: ObjectStore, file: Path, path: str | None) -> None:
+    if not is_metadata(blob):
+        file.write_bytes(blob)
+        return
+    checkpoint = Checkpoint(Metadata.parse(blob), store, path)
+    checkpoint.fetch()
+    with SafetensorsWriter(file, _layout(checkpoint), checkpoint.metadata.header) as writer:
+        for name, array in zip(
+            checkpoint.groups, _values(checkpoint, checkpoint.groups), strict=True
+        ):
+            writer.write(name, array)
+
+
+def _layout(checkpoint: Checkpoint) -> dict[str, tuple[tuple[int, ...], str]]:
+    return {name: (record.shape, record.dtype) for name, record in checkpoint.groups.items()}
+
+
+def _values(checkpoint: Checkpoint, names: Iterable[str]) -> Iterator[Array]:
+    return ordered(
+        checkpoint.read,
+        names,
+        nbytes=lambda name: 2 * checkpoint.groups[name].nbytes,
+        in_flight_bytes=_DECODED_BYTES,
+    )
 
 
 def _holds(record: GroupRecord, array: Array, store: ObjectStore, path: str | None) -> bool:
     """Whether the object of ``record`` is here and stands for exactly ``array``'s bits."""
-    if not store.has(record.object_id):
-        return False
     try:
+        if record.update_type == DENSE:
+            file = store.mapped(record.object_id)
+            if file is None or len(file) != record.size:
+                return False
+            return holds(memoryview(file), record, array)
+        if not store.has(record.object_id):
+            return False
         value = Checkpoint(Metadata({record.name: record}), store, path).read(record.name)
     except CheckpointError:
         return False
     return np.array_equal(np.asarray(data_of(value)), np.asarray(data_of(array)))
 
 
+def _opened(
+    source: Source, store: ObjectStore
+) -> bytes | tuple[Mapping[str, str], Iterator[tuple[str, Array]]]:
+    """A model's header metadata and its tensors as they come; or the bytes of a metadata blob."""
+    if isinstance(source, (str, os.PathLike)):
+        source = map_file(Path(source))
+    if isinstance(source, (bytes, mmap.mmap)):
+        start = bytes(source[:_START])
+        if is_metadata(start):
+            return bytes(source)
+        _refuse_other_formats(start)
+        file = SafetensorsFile(source)
+        # The largest first, so that no thread is left with the largest at the end.
+        names = sorted(file.names, key=lambda name: (-file.nbytes(name), name))
+        return file.header, ((name, file.read(name)) for name in names)
+    start = b""
+    while len(start) < _START and (part := source.read(_START - len(start))):
+        start += part
+    if is_metadata(start):
+        while part := source.read(1 << 20):
+            start += part
+        return start
+    _refuse_other_formats(start)
+    stream = SafetensorsStream(source, start, store.temporary)
+    return stream.metadata, stream.tensors()
+
+
+_memory = threading.local()
+
+
 @contextmanager
-def _mapped(source: Source, store: ObjectStore) -> Iterator[bytes | mmap.mmap]:
-    if isinstance(source, bytes):
-        yield source
-    elif isinstance(source, (str, os.PathLike)):
-        yield map_file(Path(source))
-    else:
-        # To disk and mapped: a stream may be larger than memory.
-        with store.temporary() as path:
-            with path.open("xb") as file:
-                while part := source.read(_COPY_BYTES):
-                    file.write(part)
-            yield map_file(path)
+def _memory_for(nbytes: int) -> Iterator[memoryview]:
+    """Memory for an object; the thread uses it again, since fresh pages cost as much as reading."""
+    held: bytearray | None = getattr(_memory, "held", None)
+    if held is None or len(held) < nbytes:
+        held = _memory.held = bytearray(nbytes)
+    try:
+        yield memoryview(held)[:nbytes]
+    finally:
+        if len(held) > _KEPT_BYTES:
+            _memory.held = None
 
 
 def _refuse_other_formats(start: bytes) -> None:
@@ -224,8 +288,8 @@ def _refuse_other_formats(start: bytes) -> None:
         return
     if start.startswith((_ZIP, _PICKLE)):
         raise MalformedCheckpoint(
-            "this is a PyTorch pickle or archive, which runs code when loaded; save the model with "
-            "safetensors.torch.save_file and commit that file"
+            "this is a PyTorch pickle or archive, which runs code when loaded; make a safetensors "
+            "file of it with 'gitmerge-eval convert <file>' and commit that"
         )
     if start.startswith((b"<<<<<<< ", b"version https://git-lfs")):
         raise MalformedCheckpoint(

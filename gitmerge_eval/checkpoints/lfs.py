@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
+import mmap
 import os
-import tempfile
-import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
+from io import FileIO
 from pathlib import Path
 from typing import Protocol
 
 from gitmerge_eval.checkpoints.metadata import LFS_VERSION
-from gitmerge_eval.errors import CheckpointError, CorruptObject, GitError, MissingObject
+from gitmerge_eval.checkpoints.settlement import Settlement, explained, put_in_place
+from gitmerge_eval.errors import CorruptObject, GitError, MissingObject
 from gitmerge_eval.git.repository import Completed, Repository
 
 _ARGUMENTS = 10_000
 """Object ids for one command line: 65 bytes each, far below any system's limit."""
+Buffer = bytes | bytearray | memoryview
+_HASHED_BYTES = 1 << 20
 _IDENTITY = {
     f"GIT_{who}_{what}": value
     for who in ("AUTHOR", "COMMITTER")
@@ -50,6 +52,7 @@ class ObjectStore:
     def __init__(self, repository: Repository, *, keep: bool = True) -> None:
         self.repository = repository
         self.keep = keep
+        self._settlement: Settlement | None = None
 
     @cached_property
     def folder(self) -> Path:
@@ -96,51 +99,161 @@ class ObjectStore:
         Raises CorruptObject if they do not have the hash and size that name them, MissingObject if
         neither this store nor the remote has them.
         """
+        buffer = bytearray(size)
+        self.read_into(object_id, memoryview(buffer))
+        return bytes(buffer)
+
+    def read_into(self, object_id: str, buffer: memoryview) -> None:
+        """:meth:`read` into memory of exactly the object's size."""
+        path = self._at_hand(object_id, len(buffer))
+        with explained(path, "read"), path.open("rb", buffering=0) as file:
+            present = os.fstat(file.fileno()).st_size
+            digest, position = hashlib.sha256(), 0
+            while present == len(buffer) and position < present:
+                # Hashed while it is in the processor's cache.
+                count = file.readinto(buffer[position : position + _HASHED_BYTES])
+                if not count:
+                    break
+                digest.update(buffer[position : position + count])
+                position += count
+        if position != len(buffer) or digest.hexdigest() != object_id:
+            raise self._corrupt(object_id, len(buffer), path, present)
+
+    def verified(self, object_id: str, size: int) -> Path:
+        """The object's file, its hash checked in one streamed pass; raises what :meth:`read` does.
+
+        For readers of parts of an object: memory does not depend on its size.
+        """
+        path = self._at_hand(object_id, size)
+        digest, length = hashlib.sha256(), 0
+        with explained(path, "read"), path.open("rb", buffering=0) as file:
+            buffer = bytearray(_HASHED_BYTES)
+            while count := file.readinto(buffer):
+                digest.update(memoryview(buffer)[:count])
+                length += count
+        if length != size or digest.hexdigest() != object_id:
+            raise self._corrupt(object_id, size, path, length)
+        return path
+
+    def mapped(self, object_id: str) -> mmap.mmap | None:
+        """The object's file as it is, hash unchecked; None if it is not here or cannot be read.
+
+        For those who compare it with what they have.
+        """
+        path = self._find(object_id)
+        try:
+            if path is None:
+                return None
+            with path.open("rb") as file:
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError):  # ValueError: an empty file cannot be mapped
+            return None
+
+    def _at_hand(self, object_id: str, size: int) -> Path:
+        """The object's file, fetched if it is not here."""
         path = self._find(object_id)
         if path is None:
             self.fetch([_Named(object_id, size)])
             path = self._find(object_id) or self.path(object_id)
-        data = path.read_bytes()
-        if len(data) != size or hashlib.sha256(data).hexdigest() != object_id:
-            raise CorruptObject(
-                f"LFS object {object_id[:12]} does not have the bytes its name promises ({path}, "
-                f"{len(data)} bytes, expected {size}); delete that file and run 'git lfs fetch'"
-            )
-        return data
+        return path
 
-    def write(self, data: bytes, object_id: str | None = None) -> tuple[str, int]:
+    def write(self, data: bytes) -> tuple[str, int]:
         """Store ``data`` and return its (SHA-256, size); an object that is here stays as it is.
 
-        ``object_id`` is the hash where the caller has computed it. The object appears whole or not
-        at all. CheckpointError where it cannot be written.
+        The object appears whole or not at all. CheckpointError where it cannot be written.
         """
-        name = object_id or hashlib.sha256(data).hexdigest()
-        target = self.path(name)
-        if self.keep and not (self.has(name) and self._whole(name, len(data))):
-            with self.temporary() as path, _explained(target):
-                with path.open("xb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                target.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(target)
+        name = hashlib.sha256(data).hexdigest()
+        if self.keep and not self.freshen(name, len(data)):
+            self.write_pieces([data])
         return name, len(data)
 
-    def _whole(self, object_id: str, size: int) -> bool:
+    def write_pieces(
+        self, pieces: Iterable[Buffer], doubted: Container[str] = ()
+    ) -> tuple[str, int]:
+        """:meth:`write` for an object that comes in pieces, hashed and written as they come.
+
+        An object that is here is replaced if it is among ``doubted``: its file was found damaged.
+        """
+        if not self.keep:
+            return _pour(pieces, None)
+        path, settling, handed_over = self._free_name(), self._settlement, False
+        try:
+            with explained(path), path.open("xb", buffering=0) as file:
+                name, size = _pour(pieces, file)
+            if name not in doubted and self.freshen(name, size):
+                return name, size
+            if settling is not None:
+                settling.take(path, partial(self._settle, name))
+                handed_over = True
+            else:
+                self._settle(name, path)
+            return name, size
+        finally:
+            if not handed_over:
+                path.unlink(missing_ok=True)
+
+    @contextmanager
+    def settling(self) -> Iterator[None]:
+        """Let what is written inside the block go to disk in the background.
+
+        All of it is in place and on disk when the block ends without an exception. An object is
+        here only from then on. CheckpointError at the block's end if one could not be written.
+        """
+        if not self.keep:
+            yield
+            return
+        if self._settlement is not None:  # a block inside another keeps its own promise
+            yield
+            self._settlement.wait()
+            return
+        self._settlement = settlement = Settlement()
+        try:
+            yield
+            settlement.end()
+        except BaseException:
+            settlement.abandon()
+            raise
+        finally:
+            self._settlement = None
+
+    def _settle(self, name: str, path: Path) -> None:
+        target = self.path(name)
+        with explained(target):
+            put_in_place(path, target)
+
+    def freshen(self, object_id: str, size: int) -> bool:
+        """Whether the object is here with this size; if so it counts as written now.
+
+        What is about to be named again must not be old: ``gitmerge-eval gc`` spares young objects.
+        """
         path = self._find(object_id)
-        return path is not None and path.stat().st_size == size
+        try:
+            if path is None or path.stat().st_size != size:
+                return False
+            os.utime(path)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True  # another's, or on a read-only file system: nobody deletes it from here
+        return True
 
     @contextmanager
     def temporary(self) -> Iterator[Path]:
-        """A free file name in the store's own temporary folder, removed afterwards."""
-        folder = self.folder / "tmp"
-        with _explained(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"gitmerge-eval-{uuid.uuid4().hex}"
+        """A free file name in the store's own temporary folder, removed afterwards.
+
+        What a killed process leaves there, ``gitmerge-eval gc`` removes.
+        """
+        path = self._free_name()
         try:
             yield path
         finally:
             path.unlink(missing_ok=True)
+
+    def _free_name(self) -> Path:
+        folder = self.folder / "tmp"
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"gitmerge-eval-{os.urandom(16).hex()}"
 
     def fetch(self, records: Iterable[Pointer], remote: str | None = None) -> None:
         """Fetch the objects that are not here, all by one git-lfs process.
@@ -155,6 +268,8 @@ class ObjectStore:
         source = remote or self._default_remote()
         if source is None:
             raise self._absent(list(wanted), "and this repository has no remote")
+        import tempfile
+
         with tempfile.TemporaryDirectory(prefix="gitmerge-eval-") as folder:
             environment, commit = self._pointer_commit(Path(folder), wanted)
             done = self.repository.run(
@@ -211,6 +326,14 @@ class ObjectStore:
         commit = run("commit-tree", tree, "-m", "objects to fetch", environment=environment).text
         return environment, commit
 
+    def _corrupt(self, object_id: str, size: int, path: Path, length: int) -> CorruptObject:
+        sizes = f"{length} bytes instead of {size}"
+        what = sizes if length != size else "its SHA-256 is another"
+        return CorruptObject(
+            f"LFS object {object_id[:12]} does not have the bytes its name promises ({path}: "
+            f"{what}); delete that file and repeat the command, which fetches it from the remote"
+        )
+
     def _absent(self, object_ids: list[str], why: str) -> MissingObject:
         several = f"{len(object_ids)} LFS objects ({object_ids[0][:12]}, …) are"
         one = f"LFS object {object_ids[0][:12]} is"
@@ -233,13 +356,13 @@ def _reason(done: Completed) -> str:
     return f": {lines[-1]}" if lines else ""
 
 
-@contextmanager
-def _explained(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        remedy = {
-            errno.ENOSPC: "free space on that disk and repeat the command",
-            errno.EDQUOT: "your quota is used up; free space and repeat the command",
-        }.get(error.errno or 0, "check the folder's permissions and repeat the command")
-        raise CheckpointError(f"cannot write {target}: {error.strerror}; {remedy}") from error
+def _pour(pieces: Iterable[Buffer], file: FileIO | None) -> tuple[str, int]:
+    """Hash the pieces, write them where there is a file; (SHA-256, size)."""
+    digest, size = hashlib.sha256(), 0
+    for piece in pieces:
+        view = memoryview(piece)
+        size += view.nbytes
+        digest.update(view)
+        while file is not None and len(view):
+            view = view[file.write(view) :]
+    return digest.hexdigest(), size

@@ -7,7 +7,7 @@ Sixteen dot products of the flattened tensor x with rows of pseudo-random number
 added in the order of i in float64, as ``git_theta/lsh/euclidean_lsh.py`` (0.2.0, with its default
 settings) does it, so that the signatures are equal. Written for speed: the pool's length and every
 aligned block of i are multiples of 16, so that 16 consecutive i meet 16 consecutive numbers of the
-pool in a fixed permutation, and tables in that permutation turn look-ups into plain reads.
+pool in a fixed permutation, and a look-up becomes a plain read of a row.
 """
 
 from __future__ import annotations
@@ -17,17 +17,16 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.random import MT19937, Generator
 from numpy.typing import NDArray
 
 SIGNATURE_SIZE = 16
 BUCKET_WIDTH = 1e-8
 
-_POOL_SIZE = 10_000
+POOL_SIZE = 10_000
+BLOCK = 16
 _SEED = 42
-_BLOCK = 16
 _SMALL = 1 << 18
-"""Up to here NumPy is quicker than importing numba."""
+"""Up to here NumPy is quicker than importing and starting the compiler."""
 _STEP = 1 << 12
 
 Sums = NDArray[np.float64]
@@ -44,18 +43,20 @@ def signature(array: NDArray[Any]) -> tuple[int, ...]:
     # Infinities, signalling NaNs and overflow have a defined result and deserve no warning.
     with np.errstate(all="ignore"):
         x = _hashable(array)
-        if x.size <= _SMALL:
-            _accumulate_by_numpy(x, sums)
-        else:
-            _accumulate_by_numba()(x, _pool(), _offsets(), _tables(), sums)
+        whole = 0
+        if x.size > _SMALL or _kernel.cache_info().currsize:
+            whole = x.size - x.size % BLOCK
+            _kernel()(x[:whole], sums)
+        _accumulate_by_numpy(x[whole:], whole, sums)
         return tuple(_bucket(total) for total in sums)
 
 
 def _hashable(array: NDArray[Any]) -> NDArray[Any]:
-    x = np.ascontiguousarray(array).reshape(-1)
+    x = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(-1)
     if x.dtype.kind == "c":
         return x.view(np.float32)
-    return x if x.dtype.kind in "iub" or x.dtype.itemsize >= 4 else x.astype(np.float32)
+    known = x.dtype.kind in "iub" or x.dtype.itemsize >= 4 or x.dtype.name == "bfloat16"
+    return x if known else x.astype(np.float32)
 
 
 def _bucket(total: float) -> int:
@@ -64,44 +65,31 @@ def _bucket(total: float) -> int:
 
 
 @cache
-def _random() -> tuple[Sums, NDArray[np.int64]]:
+def pool_and_offsets() -> tuple[Sums, NDArray[np.int64]]:
+    """git-theta's pool of normal numbers, (10000,), and its offsets, (16,)."""
+    from numpy.random import MT19937, Generator  # not needed where nothing changed
+
     generator = Generator(MT19937(seed=_SEED))
-    pool = generator.normal(size=_POOL_SIZE)
+    pool = generator.normal(size=POOL_SIZE)
     limits = np.iinfo(np.int64)
     return pool, generator.integers(limits.min, limits.max, size=SIGNATURE_SIZE, dtype=np.int64)
 
 
-def _pool() -> Sums:
-    return _random()[0]
-
-
-def _offsets() -> NDArray[np.int64]:
-    return _random()[1]
-
-
-@cache
-def _tables() -> Sums:
-    """tables[s, 16·m + r] = pool[16·m + (r XOR (offset_s mod 16))]."""
-    blocks = _pool().reshape(-1, _BLOCK)
-    inside = np.arange(_BLOCK)
-    return np.stack([blocks[:, inside ^ int(o & (_BLOCK - 1))].reshape(-1) for o in _offsets()])
-
-
-def _accumulate_by_numpy(x: NDArray[Any], sums: Sums) -> None:
-    pool, offsets = _random()
+def _accumulate_by_numpy(x: NDArray[Any], first: int, sums: Sums) -> None:
+    """sums_s += Σ_i x_i · pool[((first + i) XOR offset_s) mod 10000], in the order of i."""
+    pool, offsets = pool_and_offsets()
     for start in range(0, x.size, _STEP):
         part = x[start : start + _STEP].astype(np.float64)
-        index = np.arange(start, start + part.size, dtype=np.int64)
+        index = first + np.arange(start, start + part.size, dtype=np.int64)
         terms = np.empty((part.size + 1, SIGNATURE_SIZE))
         terms[0] = sums
-        with np.errstate(all="ignore"):
-            np.multiply(part[:, None], pool[(index[:, None] ^ offsets) % _POOL_SIZE], out=terms[1:])
-            # Along the first axis NumPy adds row after row: git-theta's order.
-            np.add.reduce(terms, axis=0, out=sums)
+        np.multiply(part[:, None], pool[(index[:, None] ^ offsets) % POOL_SIZE], out=terms[1:])
+        # Along the first axis NumPy adds row after row: git-theta's order.
+        np.add.reduce(terms, axis=0, out=sums)
 
 
 @cache
-def _accumulate_by_numba() -> Callable[..., None]:
+def _kernel() -> Callable[..., None]:
     from gitmerge_eval.checkpoints.lsh_kernel import accumulate
 
     return accumulate

@@ -11,6 +11,7 @@ import mmap
 import os
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -41,11 +42,15 @@ class SafetensorsFile:
             self._buffer: bytes | mmap.mmap = source
         else:
             self._buffer = map_file(Path(source))
-        entries, self._start = _read_header(self._buffer)
-        self.header: dict[str, str] = _header_metadata(entries.pop(HEADER_KEY, {}))
+        header = Header(self._buffer)
+        self.header: dict[str, str] = header.metadata
         """safetensors' own ``__metadata__``."""
-        self._tensors = {name: _Tensor.parse(name, entry) for name, entry in entries.items()}
-        self._check_coverage()
+        self._tensors, self._start = header.tensors, header.nbytes
+        present = len(self._buffer) - self._start
+        if present < header.total:
+            raise Header.truncated(present, header.total)
+        if present > header.total:
+            raise Header.overlong(present - header.total)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -73,35 +78,75 @@ class SafetensorsFile:
             raw = raw.copy()
         return raw.view(tensor.dtype.numpy).reshape(tensor.shape)
 
-    def _check_coverage(self) -> None:
-        position = 0
-        for name, tensor in sorted(self._tensors.items(), key=lambda item: item[1].extent):
+
+class Header:
+    """What a safetensors file says of itself: its tensors, without their bytes."""
+
+    LENGTH_BYTES = _LENGTH_BYTES
+
+    def __init__(self, buffer: bytes | mmap.mmap) -> None:
+        """``buffer`` starts with the header; MalformedCheckpoint where it does not hold."""
+        entries, self.nbytes = _read_header(buffer)
+        self.metadata: dict[str, str] = _header_metadata(entries.pop(HEADER_KEY, {}))
+        self.tensors = {name: Tensor.parse(name, entry) for name, entry in entries.items()}
+        self.total = 0
+        """Bytes of all tensors."""
+        for name, tensor in self.in_order():
             begin, end = tensor.extent
-            if begin != position:
+            if begin != self.total:
                 raise MalformedCheckpoint(
                     f"malformed safetensors: tensor {name!r} starts at byte {begin} of the data, "
-                    f"expected {position}; save the model again"
+                    f"expected {self.total}; save the model again"
                 )
-            position = end
-        present = len(self._buffer) - self._start
-        if present < position:
+            self.total = end
+
+    def in_order(self) -> list[tuple[str, Tensor]]:
+        """The tensors in the order of their bytes."""
+        return sorted(self.tensors.items(), key=lambda item: item[1].extent)
+
+    @staticmethod
+    def length(lead: bytes) -> int:
+        """Bytes of the header's text, from the first eight bytes of a file."""
+        if len(lead) < _LENGTH_BYTES:
             raise MalformedCheckpoint(
-                f"truncated safetensors: {present} of {position} bytes of tensors are there; "
-                "save or copy the model again"
+                f"truncated safetensors: {len(lead)} bytes in all; save or copy the model again"
             )
-        if present > position:
+        length = int.from_bytes(lead[:_LENGTH_BYTES], "little")
+        if length > _MAXIMUM_HEADER:
             raise MalformedCheckpoint(
-                f"malformed safetensors: {present - position} bytes follow the last tensor; "
-                "save the model again"
+                f"malformed safetensors: a header of {length} bytes; is this a safetensors file?"
             )
+        return length
+
+    @staticmethod
+    def truncated(present: int, total: int) -> MalformedCheckpoint:
+        """The error for a file that ends early."""
+        return MalformedCheckpoint(
+            f"truncated safetensors: {present} of {total} bytes of tensors are there; "
+            "save or copy the model again"
+        )
+
+    @staticmethod
+    def overlong(rest: int) -> MalformedCheckpoint:
+        """The error for a file that goes on after its tensors."""
+        return MalformedCheckpoint(
+            f"malformed safetensors: {rest} bytes follow the last tensor; save the model again"
+        )
 
 
-class _Tensor:
-    def __init__(self, shape: tuple[int, ...], dtype: Dtype, extent: tuple[int, int]) -> None:
-        self.shape, self.dtype, self.extent = shape, dtype, extent
+@dataclass(frozen=True)
+class Tensor:
+    """One entry of the header."""
+
+    shape: tuple[int, ...]
+    dtype: Dtype
+    extent: tuple[int, int]
+    """First byte and end in the data after the header."""
 
     @classmethod
-    def parse(cls, name: str, entry: object) -> _Tensor:
+    def parse(cls, name: str, entry: object) -> Tensor:
+        """The entry of tensor ``name``; MalformedCheckpoint where it contradicts itself."""
+
         def whole(values: object, length: int | None = None) -> bool:
             return (
                 isinstance(values, list)
@@ -264,15 +309,7 @@ def map_file(path: Path) -> bytes | mmap.mmap:
 
 
 def _read_header(buffer: bytes | mmap.mmap) -> tuple[dict[str, Any], int]:
-    if len(buffer) < _LENGTH_BYTES:
-        raise MalformedCheckpoint(
-            f"truncated safetensors: {len(buffer)} bytes in all; save or copy the model again"
-        )
-    length = int.from_bytes(buffer[:_LENGTH_BYTES], "little")
-    if length > _MAXIMUM_HEADER:
-        raise MalformedCheckpoint(
-            f"malformed safetensors: a header of {length} bytes; is this a safetensors file?"
-        )
+    length = Header.length(buffer[:_LENGTH_BYTES])
     if len(buffer) < _LENGTH_BYTES + length:
         raise MalformedCheckpoint(
             f"truncated safetensors: {len(buffer) - _LENGTH_BYTES} of {length} bytes of the header "

@@ -16,7 +16,6 @@ whatever is not its own.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import signal
@@ -28,14 +27,12 @@ from pathlib import Path
 
 from gitmerge_eval.errors import MergeRefused
 from gitmerge_eval.git import journal
+from gitmerge_eval.git.entering import enter
 from gitmerge_eval.git.process import Process, this
 from gitmerge_eval.git.repository import NULL_ID, Repository
 from gitmerge_eval.git.scratch import scratch_folder
 from gitmerge_eval.git.textmerge import StagedEntry
 from gitmerge_eval.git.trees import Entry, entries, index_lines, same_file_system
-
-CLEANED = "GITMERGE_EVAL_CLEANED"
-"""Names a JSON file {path: blob file} from which our clean filter answers at once."""
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
@@ -49,7 +46,7 @@ class PreparedFile:
     content: Path
     """The work-tree bytes, on the same file system."""
     metadata: Path
-    """The metadata blob's bytes, for the clean filter's fast path."""
+    """The metadata blob's bytes."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +167,6 @@ def _journal_for(repository: Repository, landing: Landing) -> journal.Journal:
         tree=landing.tree,
         added=[path for status, path in changes if status == "A"],
         changed=[path for status, path in changes if status != "A"],
-        written={path: journal.sha256(file.content) for path, file in landing.prepared.items()},
     )
 
 
@@ -180,16 +176,12 @@ def _apply(
     repository.run(
         "read-tree", "-m", "-u", landing.head, landing.ordinary_tree, environment=environment
     )
-    answers = scratch / "cleaned.json"
-    answers.write_text(
-        json.dumps({path: str(file.metadata) for path, file in landing.prepared.items()})
-    )
     known = entries(repository, landing.head)
-    placed = []
+    placed: dict[str, Path] = {}
     for path, file in landing.prepared.items():
         if path not in landing.skipped:
             _place(repository, path, file)
-            placed.append(path)
+            placed[path] = file.metadata
     if placed:
         # Without the old entries first: a merged checkpoint has the old one's size and may have its
         # time too, and where core.checkStat is 'minimal' Git would take it for unchanged.
@@ -199,11 +191,7 @@ def _apply(
             environment=environment,
         )
         # Index entries with real stat data: neither this nor the next `git status` reads a tensor.
-        repository.run(
-            *("update-index", "--add", "-z", "--stdin"),
-            stdin="\0".join(placed),
-            environment={**environment, CLEANED: str(answers)},
-        )
+        enter(repository, placed, Path(environment["GIT_INDEX_FILE"]), scratch)
     for path in sorted(landing.removed & set(known)):
         journal.at(repository, path).unlink(missing_ok=True)
         repository.run("update-index", "--remove", "--", path, environment=environment)
@@ -229,7 +217,14 @@ def _place(repository: Repository, path: str, file: PreparedFile) -> None:
     content = file.content
     if not same_file_system(content.parent, target.parent):
         content = journal.beside(target)
-        shutil.copyfile(file.content, content)
+        try:
+            shutil.copyfile(file.content, content)
+        except OSError as error:
+            # Its own words name the file that was read.
+            raise MergeRefused(
+                f"cannot write '{target}': {error.strerror}; make room there and merge again "
+                "(nothing was changed)"
+            ) from error
     if file.entry.mode == "100755":
         # Executable for whom the umask lets read it, as Git does it.
         readable = content.stat().st_mode & 0o777

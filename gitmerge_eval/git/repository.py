@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from git.cmd import Git
-
 from gitmerge_eval.errors import GitError
 
 NULL_ID = "0" * 40
+_ENGLISH = {"LANGUAGE": "C", "LC_ALL": "C"}
+"""Git's messages are read here and quoted to the user beside our own."""
 EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 
 
@@ -45,7 +45,7 @@ class Repository:
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = Path(directory)
-        self._git = Git(os.fspath(self.directory))
+        self._paths: dict[str, Path] = {}
 
     @classmethod
     def here(cls) -> Repository:
@@ -79,16 +79,24 @@ class Repository:
             item for key, value in (config or {}).items() for item in ("-c", f"{key}={value}")
         ]
         command = ["git", *settings, *arguments]
-        process = self._git.execute(
-            command,
-            as_process=True,
-            env=dict(environment) if environment else None,
-            istream=-1 if stdin is not None else None,
-        )
-        assert process.proc is not None
         data = os.fsencode(stdin) if isinstance(stdin, str) else stdin
-        output, error = process.proc.communicate(data)
-        done = Completed(process.proc.returncode, output, os.fsdecode(error).strip())
+        try:
+            # Not through GitPython: importing it takes 0.1 s, and Git starts our filter often.
+            process = subprocess.Popen(
+                command,
+                cwd=self.directory,
+                env={**os.environ, **_ENGLISH, **(environment or {})},
+                stdin=subprocess.DEVNULL if data is None else subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+        except OSError as error:
+            raise GitError(
+                f"cannot run 'git' in '{self.directory}': {error.strerror}; install Git, or put it "
+                "on PATH"
+            ) from error
+        output, errors = process.communicate(data)
+        done = Completed(process.returncode, output, os.fsdecode(errors).strip())
         if check and done.status:
             raise GitError(f"'git {' '.join(arguments[:3])}' failed ({done.status}): {done.stderr}")
         return done
@@ -128,8 +136,11 @@ class Repository:
         return tuple(int(part) for part in words[2].split(".") if part.isdigit())
 
     def path(self, name: str) -> Path:
-        """``git rev-parse --git-path name``, absolute."""
-        return (self.directory / self.text("rev-parse", "--git-path", name)).absolute()
+        """``git rev-parse --git-path name``, absolute; Git is asked once for each name."""
+        if name not in self._paths:
+            found = self.text("rev-parse", "--git-path", name)
+            self._paths[name] = (self.directory / found).absolute()
+        return self._paths[name]
 
     def commit(self, revision: str) -> str:
         """The commit id of ``revision``; GitError with a plain message if there is none."""

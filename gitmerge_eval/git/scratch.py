@@ -36,7 +36,14 @@ def scratch_folder(repository: Repository) -> Iterator[Path]:
 
 def sweep(repository: Repository) -> None:
     """Remove the folders of runs that have ended without doing so."""
-    for folder in state_directory(repository).glob("run-*"):
-        match = _NAME.match(folder.name)
-        if match and not Process(int(match["pid"]), match["start"]).alive:
+    for folder, owner in runs(state_directory(repository)):
+        if not owner.alive:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def runs(state: Path) -> Iterator[tuple[Path, Process]]:
+    """The folders of runs in a state directory, each with the process that made it."""
+    for folder in state.glob("run-*"):
+        match = _NAME.match(folder.name)
+        if match:
+            yield folder, Process(int(match["pid"]), match["start"])

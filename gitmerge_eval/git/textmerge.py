@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Set
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from gitmerge_eval.errors import MergeRefused
 from gitmerge_eval.git.heads import Heads
@@ -90,6 +91,7 @@ def _merge_round(
     ours: Set[str],
     git_options: tuple[str, ...],
 ) -> _Round:
+    before = _driver_files(repository)
     done = repository.run(
         *("merge-tree", "--write-tree", "-z", "--messages"),
         *([] if heads.bases else ["--allow-unrelated-histories"]),
@@ -100,7 +102,10 @@ def _merge_round(
         check=False,
     )
     if done.status not in (0, 1):
-        raise MergeRefused(f"ordinary files cannot be merged: {done.stderr or done.text}")
+        for file in _driver_files(repository) - before:
+            file.unlink(missing_ok=True)
+        said = (done.stderr or done.text or "git was killed").splitlines()[0]
+        raise MergeRefused(f"ordinary files cannot be merged: {said}")
     fields = iter(done.stdout.decode(errors="surrogateescape").split("\0"))
     outcome = _Round(next(fields), {}, [])
     for line in fields:
@@ -120,6 +125,11 @@ def _merge_round(
         if kind.startswith("CONFLICT") and not paths & ours:
             outcome.messages.append(message.strip())
     return outcome
+
+
+def _driver_files(repository: Repository) -> set[Path]:
+    """What Git hands to merge drivers, in the work tree, and forgets where the disk is full."""
+    return set(repository.directory.glob(".merge_file_??????"))
 
 
 def _refuse_many_sided(

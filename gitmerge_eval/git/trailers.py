@@ -39,10 +39,13 @@ class MergedModel:
     """A model that the strategy merged."""
 
     path: str
+    """Of one of its files."""
     blob: str
-    """Object id of the result's metadata blob."""
+    """Object id of that file's blob."""
     digest: str
     """Digest of the MergeSpec."""
+    model: str = ""
+    """The path that the model goes by, where it has several files."""
 
 
 @dataclass(frozen=True)
@@ -225,8 +228,9 @@ def apply_trailers(
 
 
 def _true_lines(state: MergeState, repository: Repository) -> list[str]:
-    replaced = {m.path for m in state.models if repository.blob_id("", m.path) != m.blob}
-    if state.models and len(replaced) == len(state.models):
+    torn = {m.model or m.path for m in state.models if repository.blob_id("", m.path) != m.blob}
+    replaced = torn | {m.path for m in state.models if (m.model or m.path) in torn}
+    if state.models and replaced >= {m.path for m in state.models}:
         return []
     lines = []
     for line in state.trailers:

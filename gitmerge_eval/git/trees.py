@@ -13,6 +13,8 @@ from gitmerge_eval.git.scratch import scratch_folder
 
 FILTER = "theta"
 """The value of the ``filter`` attribute that marks a path as a checkpoint."""
+COMPANIONS = {"adapter_config.json": "adapter_model.safetensors"}
+"""Ordinary files that say what the tensors beside them mean: a change of one changes both."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +107,17 @@ def changed_tensor_paths(
 ) -> set[str]:
     """The checkpoints and statistics that differ from ``base`` on any of the heads.
 
-    A branch may be the first to add ``.gitattributes``, so each head's own attributes count.
+    A branch may be the first to add ``.gitattributes``, so each head's own attributes count. An
+    adapter differs where its configuration does.
     """
     commits = list(heads)
     changed: set[str] = set()
     for head in commits:
         changed |= differing(repository, base or EMPTY_TREE, head)
+    for path in list(changed):
+        folder, slash, name = path.rpartition("/")
+        if name in COMPANIONS:
+            changed.add(f"{folder}{slash}{COMPANIONS[name]}")
     found: set[str] = set()
     for head in commits:
         found |= tensor_paths(repository, head, changed)

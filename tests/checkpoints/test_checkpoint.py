@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import threading
+import time
 
 import ml_dtypes
 import numpy as np
@@ -14,7 +16,7 @@ from gitmerge_eval.checkpoints.checkpoint import Checkpoint, clean, smudge, stor
 from gitmerge_eval.checkpoints.dtypes import IN_FILE_ORDER
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import Metadata
-from gitmerge_eval.checkpoints.parallel import ordered
+from gitmerge_eval.checkpoints.parallel import Ahead, ordered
 from gitmerge_eval.errors import CheckpointError, CorruptObject, MalformedCheckpoint, MissingObject
 
 
@@ -167,7 +169,7 @@ def test_what_was_committed_without_the_filter_passes_through_smudge(store, tmp_
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"PK\x03\x04" + b"\0" * 100, "pickle.*safetensors.torch.save_file"),
+        (b"PK\x03\x04" + b"\0" * 100, "pickle.*gitmerge-eval convert"),
         (b"\x80\x02}q\x00X\x06\x00\x00\x00weight" + b"\0" * 80, "pickle.*safetensors"),
         (b"\x89HDF\r\n\x1a\n" + b"\0" * 100, "unknown checkpoint format; save .* safetensors"),
         (b"<<<<<<< HEAD\n{\n", "conflict"),
@@ -241,11 +243,63 @@ def test_metadata_that_lies_about_a_value_is_refused(store, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_adding_again_heals_a_damaged_object(store):
+    arrays = {"w": tensors()["large"]}
+    blob = clean(model(arrays), store)
+    record = Metadata.parse(blob).groups["w"]
+    path = store.path(record.object_id)
+    good = path.read_bytes()
+    for damaged in (b"\0" * len(good), good[:5000] + b"\0" * 9 + good[5009:], good[:-1]):
+        path.write_bytes(damaged)
+        assert clean(io.BytesIO(model(arrays)), store, [Metadata.parse(blob)]) == blob
+        assert path.read_bytes() == good
+    path.unlink()
+    assert clean(model(arrays), store, [Metadata.parse(blob)]) == blob
+    assert path.read_bytes() == good
+
+
+def test_an_unchanged_model_is_neither_encoded_nor_signed(store, monkeypatch):
+    blob = clean(model(), store)
+    old = time.time() - 1000
+    paths = [store.path(record.object_id) for record in Metadata.parse(blob).groups.values()]
+    for path in paths:
+        os.utime(path, (old, old))
+
+    def unwanted(*arguments):
+        pytest.fail("nothing changed")
+
+    monkeypatch.setattr(module, "encoded", unwanted)
+    monkeypatch.setattr(module, "signature", unwanted)
+    assert clean(io.BytesIO(model()), store, [Metadata.parse(blob)]) == blob
+    assert all(path.stat().st_mtime > old + 500 for path in paths)
+
+
+def test_a_stream_gives_the_blob_that_the_file_gives(store, tmp_path):
+    data = model(header={"format": "pt"})
+    blob = clean(data, store)
+    assert clean(io.BytesIO(data), store) == blob
+    before = {p: p.read_bytes() for p in store.folder.rglob("objects/*/*/*")}
+    other = ObjectStore(store.repository)
+    other.folder = tmp_path / "elsewhere"
+    assert clean(io.BytesIO(data), other) == blob
+    found = {p.name: p.read_bytes() for p in other.folder.rglob("objects/*/*/*")}
+    assert found == {p.name: content for p, content in before.items()}
+
+
+@pytest.mark.parametrize("spoil", [lambda d: d[:-1], lambda d: d + b"x"])
+def test_a_stream_that_does_not_hold_leaves_whole_objects_only(store, spoil):
+    with pytest.raises(MalformedCheckpoint):
+        clean(io.BytesIO(spoil(model())), store)
+    assert not list(store.folder.rglob("tmp/*"))
+    for path in store.folder.rglob("objects/*/*/*"):
+        assert store.read(path.name, path.stat().st_size)
+
+
 def test_failing_to_store_one_group_fails_the_clean(store, monkeypatch):
-    def full(data, object_id=None):
+    def full(pieces, doubted=()):
         raise CheckpointError("no space")
 
-    monkeypatch.setattr(store, "write", full)
+    monkeypatch.setattr(store, "write_pieces", full)
     with pytest.raises(CheckpointError, match="no space"):
         clean(model(), store)
 
@@ -300,3 +354,47 @@ def test_the_module_does_not_import_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_ahead_runs_before_it_is_asked_and_waits_at_its_bound():
+    made = []
+
+    def items():
+        for number in range(8):
+            made.append(number)
+            yield bytes(10)
+
+    running = Ahead(items(), nbytes=len, in_flight_bytes=25)
+    deadline = time.monotonic() + 5
+    while len(made) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert len(made) == 3
+    assert list(running) == [bytes(10)] * 8
+
+
+def test_ahead_raises_where_the_generator_does_and_can_be_closed():
+    ended = threading.Event()
+
+    def items():
+        try:
+            yield b"one"
+            raise CheckpointError("no more")
+        finally:
+            ended.set()
+
+    running = iter(Ahead(items(), nbytes=len))
+    assert next(running) == b"one"
+    with pytest.raises(CheckpointError, match="no more"):
+        next(running)
+
+    def endless():
+        try:
+            while True:
+                yield bytes(10)
+        finally:
+            ended.set()
+
+    ended.clear()
+    Ahead(endless(), nbytes=len, in_flight_bytes=25).close()
+    assert ended.wait(5)

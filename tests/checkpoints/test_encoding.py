@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gitmerge_eval.checkpoints.dtypes import BY_NAME, IN_FILE_ORDER
-from gitmerge_eval.checkpoints.encoding import chunk_shape, decode, encode
+from gitmerge_eval.checkpoints.encoding import chunk_shape, decode, encode, encoded, holds
 from gitmerge_eval.checkpoints.metadata import GroupRecord
 from gitmerge_eval.errors import MalformedCheckpoint
 
@@ -218,3 +218,53 @@ def test_damaged_objects_are_refused(kind):
 def test_unknown_dtypes_are_refused():
     with pytest.raises(MalformedCheckpoint, match="complex128"):
         encode(np.ones(2, np.complex128))
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (33, 7), (1_100_000,), (1500, 1100)], ids=str)
+def test_pieces_are_the_object_and_need_no_memory_for_it(shape):
+    array = values(shape, "float32")
+    pieces = list(encoded(array))
+    assert b"".join(pieces) == encode(array)
+    assert len(pieces) == 2 + 2 * len(msgpack.unpackb(encode(array))["parameter"]) - 2
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "int8"])
+def test_holding_is_a_matter_of_every_bit(dtype):
+    array = values((1100, 1025), dtype)
+    array[0, 0] = 0
+    record, data = record_of(array), encode(array)
+    assert holds(data, record, array)
+    assert holds(memoryview(data), record, array)
+    for position in ((0, 0), (1099, 1024)):
+        other = array.copy()
+        other.view(f"u{other.dtype.itemsize}")[position] ^= 1
+        assert not holds(data, record, other)
+    assert not holds(data, record, array[:-1])
+    assert not holds(data, record_of(array, dtype="int16"), array)
+    assert not holds(data, record, array.view(f"i{array.itemsize}" if dtype != "int8" else "u1"))
+
+
+def test_not_a_number_holds_itself_and_zero_is_not_minus_zero():
+    array = np.array([np.nan, 0.0], np.float32)
+    assert holds(encode(array), record_of(array), array.copy())
+    assert not holds(encode(array), record_of(array), np.array([np.nan, -0.0], np.float32))
+
+
+def test_decoding_into_given_memory():
+    array = values((1025, 1024), "float32")
+    out = np.full(array.shape, np.nan, np.float32)
+    assert decode(encode(array), record_of(array), out) is out
+    assert np.array_equal(out, array)
+
+
+def test_unusual_messagepack_is_still_read(serializer):
+    array = values((33, 7), "float32")
+    files = msgpack.unpackb(encode(array))["parameter"]
+    for packed in (
+        b"\xde\x00\x01" + msgpack.packb("parameter") + msgpack.packb(files),
+        b"\x81\xa9parameter\xdf\x00\x00\x00\x02"
+        + b"".join(msgpack.packb(k) + msgpack.packb(v) for k, v in files.items()),
+        msgpack.packb({"parameter": files | {"x" * 40: b"y"}}),
+    ):
+        assert np.array_equal(decode(packed, record_of(array)), array)
+        assert holds(packed, record_of(array), array)

@@ -1,9 +1,11 @@
 """The long-running filter under the real Git, and its protocol by hand."""
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -67,6 +69,59 @@ def test_add_checkout_and_status(repository, commit, process):
     age(repository)
     assert repository.text("status", "--porcelain") == ""
     assert repository.text("status", "--porcelain") == ""
+
+
+def filters_started(repository, *arguments):
+    trace = repository.git_directory / "traced"
+    repository.run(*arguments, environment={"GIT_TRACE": str(trace)})
+    started = sum("gitmerge_eval.filter" in line for line in trace.read_text().splitlines())
+    trace.unlink()
+    return started
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="files are leased on Linux alone")
+def test_a_status_straight_after_reads_nothing(filtered, commit, tmp_path):
+    commit({PATH: put(filtered)})
+    filtered.run("switch", "--quiet", "-c", "two")
+    commit({PATH: put(filtered, value=2)})
+    for _ in range(4):
+        for branch in ("main", "two"):
+            assert filters_started(filtered, "switch", "--quiet", branch) == 1
+            assert filters_started(filtered, "status") == 0
+    filtered.run("worktree", "add", "--quiet", str(tmp_path / "linked"), "main")
+    assert filters_started(Repository(tmp_path / "linked"), "status") == 0
+    filtered.run("reset", "--quiet", "--hard", "HEAD~1")
+    assert filters_started(filtered, "status") == 0
+    assert filters_started(filtered, "diff", "--stat", "main", "two") == 0
+
+
+def test_a_full_disk_fails_the_add_with_one_line(filtered):
+    """As a full disk does it: the largest file that a process may write is one block."""
+    put(filtered)
+    command = f"ulimit -f 4; trap '' XFSZ; exec git add '{PATH}'"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=filtered.directory, capture_output=True, text=True
+    )
+    assert done.returncode
+    ours = [line for line in done.stderr.splitlines() if line.startswith("gitmerge-eval:")]
+    assert len(ours) == 1
+    assert f"'{PATH}': cannot write" in ours[0]
+    assert "File too large; check" in ours[0]
+    assert "Traceback" not in done.stderr
+    store = ObjectStore(filtered).folder
+    assert not list((store / "tmp").iterdir())
+    assert all(path.stat().st_size < 4096 for path in store.rglob("objects/*/*/*"))
+    assert filtered.text("ls-files", PATH) == ""
+
+
+def test_a_store_that_cannot_be_written_fails_the_add_with_one_line(filtered):
+    put(filtered)
+    (filtered.git_directory / "lfs").write_text("not a folder")
+    done = filtered.run("add", PATH, check=False)
+    assert done.status
+    ours = [line for line in done.stderr.splitlines() if line.startswith("gitmerge-eval:")]
+    assert len(ours) == 1
+    assert "lfs/tmp: Not a directory; check the folder's permissions" in ours[0]
 
 
 def test_branches_and_a_linked_work_tree(filtered, commit, tmp_path):
@@ -184,6 +239,65 @@ def test_a_clone_fetches_all_objects_at_once(filtered, commit, tmp_path, monkeyp
     assert cloned.text("status", "--porcelain") == ""
 
 
+def test_many_files_in_one_checkout(filtered, commit):
+    names = [f"m{n}.safetensors" for n in range(9)]
+    files = {name: put(filtered, name, n + 1) for n, name in enumerate(names)}
+    commit(files)
+    for name in names:
+        (filtered.directory / name).unlink()
+    assert filters_started(filtered, "checkout", "--", *names[:4]) == 1
+    assert filters_started(filtered, "checkout", "--", ".") == 1
+    for name, data in files.items():
+        assert (filtered.directory / name).read_bytes() == data
+    assert filters_started(filtered, "status") == 0
+
+
+def test_killed_in_the_middle_of_a_file_it_leaves_whole_objects(repository):
+    """Objects appear while the file is still arriving; a killed filter leaves no half ones."""
+    arrays = {f"w{n}": np.random.default_rng(n).standard_normal(200_000) for n in range(6)}
+    data = safetensors.numpy.save(arrays)
+    parts = [data[start : start + 65516] for start in range(0, len(data) * 2 // 3, 65516)]
+    folder = ObjectStore(repository).folder
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gitmerge_eval.filter"],
+        cwd=repository.directory,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with process:
+        process.stdin.write(HANDSHAKE + packets("command=clean\n", "pathname=a\n"))
+        process.stdin.write(b"".join(map(packet, parts)))
+        process.stdin.flush()
+        deadline = time.monotonic() + 60
+        while not list(folder.rglob("objects/*/*/*")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+    objects = list(folder.rglob("objects/*/*/*"))
+    assert objects
+    for path in objects:
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
+    left = [p for p in folder.rglob("*") if p.is_file() and p not in objects]
+    assert all(p.parent == folder / "tmp" and p.name.startswith("gitmerge-eval-") for p in left)
+
+
+def test_what_was_begun_for_one_file_is_not_given_for_another(repository, filtered, commit):
+    names = [f"m{n}.safetensors" for n in range(3)]
+    files = {name: put(filtered, name, n + 1) for n, name in enumerate(names)}
+    commit(files)
+    requests = b"".join(
+        packets("command=smudge\n", f"pathname={name}\n", "can-delay=1\n")
+        + packets(index_blob(filtered, name))
+        for name in names
+    )
+    requests += packets("command=list_available_blobs\n")
+    for name in reversed(names):
+        requests += packets("command=smudge\n", f"pathname={name}\n") + packets()
+    done = converse(repository, HANDSHAKE + requests)
+    places = [done.stdout.find(file[8:100]) for file in files.values()]
+    assert places == sorted(places, reverse=True)
+    assert min(places) > 0
+
+
 def test_missing_objects_fail_the_checkout_with_the_remedy(filtered, commit):
     data = put(filtered)
     commit({PATH: data})
@@ -194,22 +308,6 @@ def test_missing_objects_fail_the_checkout_with_the_remedy(filtered, commit):
     assert done.status
     assert "add a remote that has them" in done.stderr
     assert not (filtered.directory / PATH).exists()
-
-
-def test_the_merges_fast_path(filtered, tmp_path):
-    put(filtered)
-    prepared = tmp_path / "blob.json"
-    prepared.write_bytes(b'{"prepared": "as it is"}')
-    listing = tmp_path / "cleaned.json"
-    listing.write_text(json.dumps({PATH: str(prepared)}))
-    environment = {"GITMERGE_EVAL_CLEANED": str(listing)}
-    filtered.run("update-index", "--add", "--", PATH, environment=environment)
-    assert index_blob(filtered) == prepared.read_bytes()
-    assert not ObjectStore(filtered).folder.exists()
-    listing.unlink()
-    done = filtered.run("add", "--renormalize", PATH, environment=environment, check=False)
-    assert done.status
-    assert "GITMERGE_EVAL_CLEANED" in done.stderr
 
 
 def test_a_repository_in_an_odd_place(tmp_path, commit):
@@ -265,6 +363,9 @@ def test_errors_and_unknown_commands_leave_the_conversation_open(repository):
     requests += packets("command=archive\n", "pathname=c\n") + packets(b"z")
     requests += packets("command=smudge\n", "pathname=d\n") + packets(b"raw ", b"bytes")
     requests += packets("command=smudge\n", "pathname=e\n", "can-delay=1\n") + packets(b"{}")
+    requests += packets("command=smudge\n", "pathname=f\n") + packets(b"{}")
+    requests += packets("command=list_available_blobs\n")
+    requests += packets("command=smudge\n", "pathname=e\n") + packets()
     requests += packets("command=list_available_blobs\n")
     done = converse(repository, HANDSHAKE + requests)
     assert done.stdout.startswith(GREETING)
@@ -273,7 +374,10 @@ def test_errors_and_unknown_commands_leave_the_conversation_open(repository):
         packets("status=error\n")
         + packets("status=error\n")
         + packets("status=success\n") + packets(b"raw bytes") + packets()
-        + packets("status=success\n") + packet(empty[:]) + b"0000" + packets()
+        + packets("status=delayed\n")
+        + packets("status=success\n") + packets(empty) + packets()
+        + packets("pathname=e\n") + packets("status=success\n")
+        + packets("status=success\n") + packets(empty) + packets()
         + packets() + packets("status=success\n")
     )  # fmt: skip
     assert done.stderr.decode().splitlines() == [

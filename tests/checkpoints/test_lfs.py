@@ -48,11 +48,13 @@ def test_git_lfs_finds_what_we_write_and_we_what_it_wrote(store, repository):
     assert store.read(name_of(DATA[1]), len(DATA[1])) == DATA[1]
 
 
-def test_writing_twice_leaves_the_first(store):
+def test_writing_twice_leaves_the_first_and_makes_it_young(store):
     name, _ = store.write(DATA[0])
-    before = store.path(name).stat().st_mtime_ns, store.path(name).stat().st_ino
+    before = store.path(name).stat().st_ino
+    os.utime(store.path(name), (1e9, 1e9))
     assert store.write(DATA[0]) == (name, len(DATA[0]))
-    assert (store.path(name).stat().st_mtime_ns, store.path(name).stat().st_ino) == before
+    assert store.path(name).stat().st_ino == before
+    assert store.path(name).stat().st_mtime > 1e9 + 1
     assert files_under(store.folder) == [f"objects/{name[:2]}/{name[2:4]}/{name}"]
 
 
@@ -222,3 +224,127 @@ def test_a_store_that_cannot_be_written(store):
     (store.folder / "objects").write_bytes(b"a file where a folder should be")
     with pytest.raises(CheckpointError, match="cannot write"):
         store.write(DATA[0])
+
+
+def test_an_object_in_pieces_is_the_object(store):
+    pieces = [DATA[0], b"", memoryview(DATA[1]), bytearray(DATA[2])]
+    whole = b"".join(DATA[:3])
+    assert store.write_pieces(iter(pieces)) == (name_of(whole), len(whole))
+    assert store.read(name_of(whole), len(whole)) == whole
+    assert files_under(store.folder) == [str(store.path(name_of(whole)).relative_to(store.folder))]
+    before = store.path(name_of(whole)).stat().st_ino
+    store.write_pieces(pieces)
+    assert store.path(name_of(whole)).stat().st_ino == before
+
+
+def test_a_doubted_object_is_replaced(store):
+    name, size = store.write(DATA[0])
+    store.path(name).write_bytes(b"\0" * size)
+    store.write_pieces([DATA[0]])
+    assert store.path(name).read_bytes() != DATA[0]
+    store.write_pieces([DATA[0]], doubted={name})
+    assert store.path(name).read_bytes() == DATA[0]
+
+
+def test_only_hashing_leaves_no_trace_in_pieces(repository):
+    store = ObjectStore(repository, keep=False)
+    with store.settling():
+        assert store.write_pieces([DATA[0][:9], DATA[0][9:]]) == (name_of(DATA[0]), len(DATA[0]))
+    assert not store.folder.exists()
+
+
+def test_pieces_that_fail_leave_nothing(store):
+    def broken():
+        yield DATA[0]
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        store.write_pieces(broken())
+    assert files_under(store.folder) == []
+
+
+def flushed(monkeypatch):
+    """The paths whose bytes or names are brought to disk, as it happens."""
+    paths, fsync = [], os.fsync
+
+    def traced(file):
+        paths.append(os.readlink(f"/proc/self/fd/{file}"))
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", traced)
+    return paths
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="names of open files")
+@pytest.mark.parametrize("settling", [True, False])
+def test_what_is_written_is_on_disk_with_its_name(store, monkeypatch, settling):
+    paths = flushed(monkeypatch)
+    if settling:
+        with store.settling():
+            names = [store.write(data)[0] for data in DATA]
+    else:
+        names = [store.write(data)[0] for data in DATA]
+    assert sum("gitmerge-eval-" in path for path in paths) == len(DATA)
+    for name in names:
+        assert {str(folder) for folder in store.path(name).parents[:4]} <= set(paths)
+        assert store.has(name)
+
+
+def test_settling_ends_when_all_is_in_place(store):
+    with store.settling():
+        with store.settling():
+            names = [store.write(data)[0] for data in DATA[:3]]
+        assert all(store.has(name) for name in names)
+        names += [store.write(data)[0] for data in DATA[3:]]
+    for name, data in zip(names, DATA, strict=True):
+        assert store.path(name).read_bytes() == data
+    assert not list((store.folder / "tmp").iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+def test_a_full_disk_in_the_background_is_one_clear_line(store, monkeypatch, number):
+    def full(file):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError) as raised, store.settling():
+        store.write_pieces(DATA[:2])
+    assert os.strerror(number) in str(raised.value)
+    assert str(store.folder) in str(raised.value)
+    assert ";" in str(raised.value)
+    assert files_under(store.folder) == []
+
+
+def test_a_failure_beside_the_background_leaves_no_temporary_file(store):
+
+    def fail_after_five():
+        with store.settling():
+            for data in DATA:
+                store.write(data)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_after_five()
+    assert not list((store.folder / "tmp").iterdir())
+    assert all(not store.has(name_of(d)) or store.read(name_of(d), len(d)) == d for d in DATA)
+
+
+@pytest.mark.parametrize("damage", [b"", b"x", b"y" * 1000])
+def test_reading_into_memory_checks_length_and_hash(store, damage):
+    name, size = store.write(DATA[0])
+    buffer = bytearray(size)
+    store.read_into(name, memoryview(buffer))
+    assert buffer == DATA[0]
+    store.path(name).write_bytes(damage)
+    with pytest.raises(CorruptObject, match=name[:12]):
+        store.read_into(name, memoryview(buffer))
+
+
+def test_an_object_that_cannot_be_read_is_named(store, monkeypatch):
+    name, size = store.write(DATA[0])
+    store.path(name).unlink()
+    store.path(name).mkdir()
+    monkeypatch.setattr(store, "_find", lambda oid: store.path(oid))
+    with pytest.raises(CheckpointError, match=rf"cannot read .*{name}"):
+        store.read(name, size)
+    assert store.mapped(name) is None

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import ml_dtypes
 import numpy as np
@@ -11,7 +12,10 @@ import pytest
 from gitmerge_eval.checkpoints import lsh
 
 # float16, bfloat16, float8 and complex numbers have no signature in git-theta: it cannot hash them.
-DTYPES = ["float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint64", "bool"]
+DTYPES = [
+    *("float32", "float64", "int8", "int16", "int32", "int64"),
+    *("uint8", "uint16", "uint32", "uint64", "bool"),
+]
 SHAPES = [(), (0,), (1,), (15,), (16,), (17,), (4097,), (33, 65), (5, 7, 11)]
 
 
@@ -58,7 +62,7 @@ def test_equal_to_git_theta_across_blocks_of_65536(git_thetas):
 
 def test_addition_is_in_the_order_of_the_index():
     array = values((5000,), "float64", 1e6)
-    pool, offsets = lsh._random()
+    pool, offsets = lsh.pool_and_offsets()
     total = np.zeros(16)
     for i, x in enumerate(array.tolist()):
         total += x * pool[(i ^ offsets) % 10_000]
@@ -90,10 +94,33 @@ def test_complex_numbers_count_as_their_parts(git_thetas):
     assert lsh.signature(array) == git_thetas(parts)
 
 
-def test_small_checkpoints_do_not_import_numba():
+@pytest.mark.parametrize("dtype", [*DTYPES, "bfloat16", "float16", "complex64"])
+def test_compiled_and_numpy_agree_across_windows(monkeypatch, dtype):
+    array = values((120_013,), "float32").astype(dtype)
+    lsh._kernel.cache_clear()
+    by_numpy = lsh.signature(array)
+    assert not lsh._kernel.cache_info().currsize
+    monkeypatch.setattr(lsh, "_SMALL", -1)
+    assert lsh.signature(array) == by_numpy
+    assert lsh._kernel.cache_info().currsize
+
+
+def test_other_byte_orders_and_strides(git_thetas):
+    array = values((300_000,), "float32")
+    assert lsh.signature(array.astype(">f4")) == lsh.signature(array)
+    assert lsh.signature(array[::2]) == git_thetas(array[::2].copy())
+
+
+def test_threads_share_one_compiled_loop(git_thetas):
+    arrays = [values((270_000 + n,), "float32") for n in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(lsh.signature, arrays)) == [git_thetas(a) for a in arrays]
+
+
+def test_small_checkpoints_do_not_start_the_compiler():
     code = (
         "import sys, numpy; from gitmerge_eval.checkpoints.lsh import signature; "
-        "signature(numpy.ones(1000)); print('numba' in sys.modules)"
+        "signature(numpy.ones(1000)); print('llvmlite' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
