@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from gitmerge_eval.errors import InvalidOption, UnknownName
+from gitmerge_eval.hyperparameters import Hyperparameter
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from torch import Tensor
 
-NUMERIC_VERSION = 1
+    Array: TypeAlias = Tensor
+    """A torch tensor, or a NumPy array: kernels do to it what both understand."""
+
+NUMERIC_VERSION = 2
 """Raised whenever a kernel may give other bytes for the same input; part of every MergeSpec."""
 
 
@@ -23,131 +28,76 @@ def canonical_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where the elements of a tile lie in their group: row r holds ``run`` of them from flat
+    position ``starts[r]`` on."""
+
+    starts: Sequence[int]
+    run: int
+
+
 @dataclass(frozen=True)
 class ParameterGroup:
-    """One named tensor of a model as the constituents have it: what a kernel sees.
+    """One named tensor of a model as the constituents have it, or a tile of it: what a kernel sees.
 
     All tensors share one shape, one device and one accumulation dtype (float32 or float64); the
-    engine casts before and after. ``constituents`` holds M tensors in a canonical order that does
-    not depend on the order of the heads, unless an option that names positions is set.
+    engine casts before and after. They are torch tensors, or NumPy arrays with at least one axis
+    where the method takes any. ``constituents`` are M tensors in a canonical order that does not
+    depend on the order of the heads, unless an option that names positions is set. They, and
+    the statistics, may be read anew each time they are asked for: a kernel that goes through them
+    once, one after the other, needs the memory of one.
     """
 
     name: str
-    constituents: tuple[Tensor, ...]
+    constituents: Sequence[Array]
     identities: tuple[str, ...]
     """A stable id for each constituent (its checkpoint's object id); seeds DARE's masks."""
     changed: tuple[bool, ...]
     """Whether each constituent's tensor differs from the base's."""
-    base: Tensor | None = None
-    statistics: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    base: Array | None = None
+    statistics: Mapping[str, Sequence[Array]] = field(default_factory=dict)
     """kind -> one tensor for each constituent; a kind is absent where the group has none."""
     scalars: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """Whole-model scalars already computed, by name."""
-    references: Mapping[str, Tensor] = field(default_factory=dict)
+    """Scalars already computed, by name."""
+    references: Mapping[str, Array] = field(default_factory=dict)
     """Further tensors a method asked for, such as MaTS' ``init`` revision."""
     input_axis: int = 1
     """The axis of a linear layer's weight that its inputs meet: 1 for torch's (out, in)."""
-
-    @property
-    def task_vectors(self) -> tuple[Tensor, ...]:
-        """τ_i = θ_i - θ_p."""
-        assert self.base is not None
-        return tuple(tensor - self.base for tensor in self.constituents)
+    positions: Positions | None = None
+    """Of a tile, whose tensors have the rows that these say; None for a whole group."""
 
 
-Groups = Callable[[], Iterator[ParameterGroup]]
-"""Starts one more pass over a model's groups."""
+class Groups(Protocol):
+    """One more pass over a model, group by group or tile by tile."""
+
+    def __call__(self, function: Callable[[ParameterGroup], Part], /) -> Iterator[Part]:
+        """``function`` of every group or tile, by several threads, in an order that is always the
+        same."""
 
 
 @dataclass(frozen=True)
-class WholeModelScalar:
-    """A number (or one for each constituent) that needs a streamed pass over the whole model.
+class Scalar:
+    """A number (or one for each constituent) that needs passes of its own before the kernel's.
 
-    ``compute(groups, options)`` may start as many passes as it needs by calling ``groups()``; the
-    groups it gets carry the scalars declared before this one.
+    ``compute(groups, options)`` may start as many passes as it needs by calling ``groups``: over
+    the whole model, or with ``per_group`` over the tiles of one group. Those carry the scalars
+    declared before this one; scalars of the whole model are declared first.
     """
 
     name: str
     compute: Callable[[Groups, Mapping[str, Any]], tuple[float, ...]]
-
-
-@dataclass(frozen=True)
-class Hyperparameter:
-    """One option of a method: type, range, default and the sweep that the paper ran."""
-
-    name: str
-    type: type
-    """int, float, str or tuple (numbers separated by commas, one for each constituent)."""
-    default: Any
-    help: str
-    symbol: str = ""
-    minimum: float | None = None
-    maximum: float | None = None
-    exclusive_minimum: bool = False
-    choices: tuple[str, ...] = ()
-    sweep: tuple[Any, ...] = ()
-    positional: bool = False
-    """Whether its value speaks of the order of the heads (weights, SLERP's t)."""
-
-    @property
-    def option(self) -> str:
-        """The name on the command line: ``drop_rate`` is ``drop-rate``."""
-        return self.name.replace("_", "-")
-
-    @property
-    def range(self) -> str:
-        """``[0, 1]``, ``(0, ∞)`` or ``group|model``: for messages and tables."""
-        if self.choices:
-            return "|".join(self.choices)
-        if self.type is str:
-            return "text"
-        low = "-∞" if self.minimum is None else f"{self.minimum:g}"
-        high = "∞" if self.maximum is None else f"{self.maximum:g}"
-        left = "(" if self.minimum is None or self.exclusive_minimum else "["
-        return f"{left}{low}, {high}{')' if self.maximum is None else ']'}"
-
-    def parse(self, text: str) -> Any:
-        """The value that ``text`` stands for; InvalidOption says what is expected."""
-        try:
-            if self.type is tuple:
-                value: Any = tuple(self._number(float(part)) for part in text.split(","))
-            elif self.type is str:
-                value = text
-            else:
-                value = self._number(self.type(text))
-        except ValueError:
-            raise InvalidOption(
-                f"option '{self.option}' is '{text}', which is not {self._expected}"
-            ) from None
-        if self.choices and value not in self.choices:
-            raise InvalidOption(
-                f"option '{self.option}' is '{text}', which is not {self._expected}"
-            )
-        return value
-
-    def _number(self, value: float) -> float:
-        below = self.minimum is not None and (
-            value <= self.minimum if self.exclusive_minimum else value < self.minimum
-        )
-        above = self.maximum is not None and value > self.maximum
-        if below or above or not math.isfinite(value):
-            raise ValueError(value)
-        return value
-
-    @property
-    def _expected(self) -> str:
-        if self.choices:
-            return f"one of {', '.join(self.choices)}"
-        if self.type is tuple:
-            return f"a list of numbers in {self.range}, separated by commas"
-        return f"{'a whole number' if self.type is int else 'a number'} in {self.range}"
+    per_group: bool = False
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a kernel made of one group: its value, and remarks and figures for the report."""
 
-    value: Tensor
+    value: Array
     remarks: tuple[str, ...] = ()
     """Fallbacks, in words ('no Gram matrix: averaged')."""
     figures: Mapping[str, float] = field(default_factory=dict)
@@ -169,7 +119,7 @@ class MergeMethod:
 
     name: str
     title: str
-    kernel: Callable[..., Tensor | Outcome]
+    kernel: Callable[..., Array | Outcome]
     """``kernel(group, **options)``; pure, works in the group's dtype and on its device."""
     reference: str
     hyperparameters: tuple[Hyperparameter, ...] = ()
@@ -182,14 +132,19 @@ class MergeMethod:
     )
     """Statistics that spare work, each with the options that it must have been made with. They
     are used where all constituents have them; a group that one lacks counts as zeros."""
-    scalars: Callable[[Mapping[str, Any], int], tuple[WholeModelScalar, ...]] = (
-        lambda options, models: ()
-    )
-    """The whole-model scalars needed under these options for M models, in order."""
+    scalars: Callable[[Mapping[str, Any], int], tuple[Scalar, ...]] = lambda options, models: ()
+    """The scalars needed under these options for M models, in order."""
     references: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda options: {}
     """Further revisions whose tensors the kernel wants in ``group.references``."""
     elementwise: bool = True
-    """Whether the result must be the same bytes on every device and for every thread count."""
+    """Whether each element of the result depends on the elements at its position and on scalars
+    alone. Then it is computed in tiles, remarks and figures of the tiles are united and added up,
+    and it must be the same bytes on every device and for every number of threads."""
+    arrays: Literal["torch", "any"] = "torch"
+    """What kernel and scalars of an elementwise method understand: torch tensors, or NumPy arrays
+    too. On the CPU ``any`` gets the latter, and a merge need not import torch."""
+    ordered: bool = False
+    """Whether each constituent has a part of its own, so that they stay as they are given."""
     merging_flops: Callable[[LayerShape, Mapping[str, Any]], int] = lambda shape, options: 0
     statistics_flops: Callable[[LayerShape, int, Mapping[str, Any]], int] = (
         lambda shape, tokens, options: 0
@@ -324,6 +279,10 @@ class MergeReport:
     written_bytes: int
     flops: int
     device: str
+    reused: int = 0
+    """Groups that were not computed, because an earlier merge had."""
+    notices: tuple[str, ...] = ()
+    """What the user should know beside: a cache that cannot be used."""
 
     def count(self, state: str) -> int:
         """The number of groups in ``state``."""

@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from gitmerge_eval.checkpoints.checkpoint import Checkpoint, store_array
+from gitmerge_eval.checkpoints.checkpoint import store_array
+from gitmerge_eval.checkpoints.group_cache import CachedGroup, open_cache
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import GroupRecord, Metadata
-from gitmerge_eval.checkpoints.safetensors_file import SafetensorsWriter
-from gitmerge_eval.merging.engine import Engine, choose_device, known_records
+from gitmerge_eval.merging import adapters
+from gitmerge_eval.merging.devices import (
+    DEFAULT_RESOURCES,
+    Resources,
+    choose_device,
+    choose_memory,
+    describe,
+)
+from gitmerge_eval.merging.engine import Engine, MergedGroup, known_records
+from gitmerge_eval.merging.output import COPIED, IsThere, ModelFiles, Output
 from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan
-from gitmerge_eval.records import GroupReport, MergeReport, Outcome
+from gitmerge_eval.merging.reuse import Reuse
+from gitmerge_eval.records import GroupReport, MergeReport
 
 Progress = Callable[[str, int, int], None]
 """``progress(what, done, total)`` in groups."""
 
-COPIED = ("identical", "added", "not-averaged")
-"""States in which the stored object is referenced again."""
-_IN_FLIGHT = 4
-"""Groups that may wait for encoding at a time; bounds memory."""
-
 
 @dataclass(frozen=True)
 class Computed:
-    """A merged checkpoint: its metadata and what was done."""
+    """A merged checkpoint: its files and what was done."""
 
-    metadata: Metadata
+    files: ModelFiles
     report: MergeReport
+
+    @property
+    def metadata(self) -> Metadata:
+        """All that is stored, as of one file."""
+        return self.files.whole
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -43,74 +50,94 @@ def compute(
     plan: CheckpointPlan,
     store: ObjectStore,
     *,
-    device: str = "auto",
-    content: Path | None = None,
+    resources: Resources = DEFAULT_RESOURCES,
+    folder: Path | None = None,
+    is_there: IsThere = lambda path, data: False,
+    fresh: bool = False,
     progress: Progress = silent,
 ) -> Computed:
-    """Merge every group; with ``content``, write the work-tree file there too.
+    """Merge every group; with ``folder``, write the work-tree files into it too.
 
-    Objects go to ``store`` (one that only hashes recomputes a merge without a trace). A failure
-    leaves no file at ``content``. Raises what the engine raises.
+    Files that the work tree has already (``is_there``) are not written. Groups that an earlier
+    merge has computed are taken from the cache, unless all is to be ``fresh``. Objects go to
+    ``store`` (one that only hashes recomputes a merge without a trace). A failure leaves no file
+    in ``folder``. Raises what the engine raises.
     """
     started = time.perf_counter()
-    store.fetch(plan.opened.values())
-    engine = Engine(plan, store, choose_device(device, plan.method))
-    header = (plan.base or plan.constituents[0]).metadata.header
-    layout = {
-        group.name: (group.record.shape, group.record.dtype)
-        for group in plan.groups
-        if group.record is not None and group.state != "conflict"
-    }
-    outcomes: dict[str, Outcome] = {}
-    writer = SafetensorsWriter(content, layout, header) if content else None
-    with writer or nullcontext():
-        records = _merge_groups(engine, outcomes, writer, progress)
-        copied = {g.name: g.record for g in plan.groups if g.state in COPIED and g.record}
-        metadata = Metadata({**records, **copied}, header)
-        if writer:
-            checkpoint = Checkpoint(metadata, store, plan.spec.path)
-            for number, name in enumerate(copied):
-                writer.write(name, checkpoint.read(name))
-                progress(f"writing {plan.spec.path}", number + 1, len(copied))
+    device = choose_device(resources.device, plan.method)
+    engine = Engine(plan, store, device=device, memory=choose_memory(resources.memory))
+    copied = {g.name: (g.record,) for g in plan.groups if g.state in COPIED and g.record}
+    with (
+        open_cache(store.repository, reading=not fresh) as cache,
+        Output(plan, store, folder, is_there) as output,
+    ):
+        with store.settling():
+            done = _merge_groups(engine, Reuse(plan, cache, device), output, progress)
+            found = {**done.records, **copied}
+            files = output.finish(found)
+        stored = [*done.reused, *copied]
+        for number, name in enumerate(stored):
+            output.write_stored(found, [name])
+            progress(f"writing {plan.spec.path}", number + 1, len(stored))
+    figures = {name: group.figures for name, group in done.groups.items()}
     report = MergeReport(
         path=plan.spec.path,
         digest=plan.spec.digest,
-        groups=tuple(_group_report(group, outcomes.get(group.name)) for group in plan.groups),
+        groups=tuple(_group_report(group, done.groups.get(group.name)) for group in plan.groups),
         seconds=time.perf_counter() - started,
-        read_bytes=engine.read_bytes,
+        read_bytes=plan.read_bytes,
         written_bytes=plan.written_bytes,
         flops=plan.merging_flops,
-        device=engine.device,
+        device=describe(device),
+        reused=len(done.reused),
+        notices=(*cache.notices, *adapters.notices(plan, figures)),
     )
-    return Computed(metadata, report)
+    return Computed(files, report)
 
 
-def _merge_groups(
-    engine: Engine,
-    outcomes: dict[str, Outcome],
-    writer: SafetensorsWriter | None,
-    progress: Progress,
-) -> dict[str, GroupRecord]:
-    """Merge and store every computed group; encoding overlaps with the next group's merge."""
-    plan, records = engine.plan, {}
-    pending: deque[Future[GroupRecord]] = deque()
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        for number, merged in enumerate(engine):
-            name = merged.plan.name
-            known = known_records(plan, name)
-            pending.append(pool.submit(store_array, name, merged.array, engine.store, known))
-            outcomes[name] = merged.outcome
-            if writer:
-                writer.write(name, merged.array)
-            if len(pending) > _IN_FLIGHT:
-                record = pending.popleft().result()
-                records[record.name] = record
-            progress(f"merging {plan.spec.path}", number + 1, len(plan.computed))
-        for future in pending:
-            records[future.result().name] = future.result()
-    return records
+@dataclass
+class _Done:
+    """What became of the groups that are merged, and which of them were known."""
+
+    groups: dict[str, CachedGroup] = field(default_factory=dict)
+    reused: list[str] = field(default_factory=list)
+
+    @property
+    def records(self) -> dict[str, tuple[GroupRecord, ...]]:
+        """One for each group, two where it is a product of factors."""
+        return {name: group.records for name, group in self.groups.items()}
 
 
-def _group_report(plan: GroupPlan, outcome: Outcome | None) -> GroupReport:
-    remarks = (*((plan.remark,) if plan.remark else ()), *(outcome.remarks if outcome else ()))
-    return GroupReport(plan.name, plan.state, remarks, outcome.figures if outcome else {})
+def _merge_groups(engine: Engine, reuse: Reuse, output: Output, progress: Progress) -> _Done:
+    """Find each group in the cache, or merge it, store it and write it to the file."""
+    plan, done, missing = engine.plan, _Done(), []
+    scalars = engine.scalars(reuse.scalars(), reuse.keep_scalar)
+    for group in plan.computed:
+        if found := reuse.group(group, scalars):
+            done.groups[group.name] = found
+            done.reused.append(group.name)
+        else:
+            missing.append(group)
+
+    def store(merged: MergedGroup) -> CachedGroup:
+        name, outcome = merged.plan.name, merged.outcome
+        remarks, figures = tuple(outcome.remarks), dict(outcome.figures)
+        if plan.outline and name in plan.outline.pairs:
+            records, cut = adapters.factored(plan, name, merged.array, engine.store)
+            group = CachedGroup(records, remarks + cut.remarks, {**figures, **cut.figures})
+        else:
+            output.write(name, merged.array)
+            record = store_array(name, merged.array, engine.store, known_records(plan, name))
+            group = CachedGroup((record,), remarks, figures)
+        reuse.keep(merged.plan, scalars, group)
+        return group
+
+    for group, found in zip(missing, engine.run(store, missing, scalars), strict=True):
+        done.groups[group.name] = found
+        progress(f"merging {plan.spec.path}", len(done.groups), len(plan.computed))
+    return done
+
+
+def _group_report(plan: GroupPlan, found: CachedGroup | None) -> GroupReport:
+    remarks = (*((plan.remark,) if plan.remark else ()), *(found.remarks if found else ()))
+    return GroupReport(plan.name, plan.state, remarks, found.figures if found else {})

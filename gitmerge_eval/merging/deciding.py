@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gitmerge_eval.checkpoints import statistics_index
-from gitmerge_eval.errors import MergeRefused
+from gitmerge_eval.checkpoints.lora import configuration_of
+from gitmerge_eval.errors import CheckpointError, MergeRefused
 from gitmerge_eval.git.heads import Heads, base_for
 from gitmerge_eval.git.repository import EMPTY_TREE, Repository
 from gitmerge_eval.git.textmerge import StagedEntry
 from gitmerge_eval.git.trees import Entry, changed_tensor_paths, entries, renames
-from gitmerge_eval.merging.engine import choose_accumulate, choose_device
+from gitmerge_eval.merging.devices import choose_accumulate, choose_device
+from gitmerge_eval.merging.models import Models, is_plain, refuse_both
 from gitmerge_eval.merging.options import MergeOptions
 from gitmerge_eval.merging.planning import CheckpointPlan, plan_checkpoint
 from gitmerge_eval.merging.sources import Source, open_source
@@ -22,16 +24,20 @@ class Decision:
     """What becomes of one checkpoint path."""
 
     path: str
+    """The model's: its file's, or its index' where it is in several."""
     kind: str
     """taken (whole, from one head), removed, merged, or conflict."""
-    entry: Entry | None = None
-    """Of a path that is taken; in a conflict the version that the work tree is to show, HEAD's,
-    where HEAD has it under an older name."""
+    files: Mapping[str, Entry | None] = field(default_factory=dict)
+    """What becomes of the model's files; those of the first head that changed it, where it is
+    merged; in a conflict what the work tree is to show where HEAD has it under an older name."""
     origin: str = ""
     """The commit that it is taken from."""
     plan: CheckpointPlan | None = None
-    stages: tuple[StagedEntry, ...] = ()
+    stages: Mapping[str, tuple[StagedEntry, ...]] = field(default_factory=dict)
+    """Of the files that are in conflict."""
     message: str = ""
+    known: frozenset[str] = frozenset()
+    """Every file that the model has in any of the commits."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,13 @@ class Tensors:
     @property
     def paths(self) -> frozenset[str]:
         """Every path that is ours in this merge."""
-        checkpoints = {decision.path for decision in self.decisions}
+        checkpoints = {path for decision in self.decisions for path in decision.known}
         return frozenset(checkpoints | self.statistics | self.indexes)
+
+    @property
+    def plain(self) -> frozenset[str]:
+        """Those of our paths that are ordinary text: configurations and indexes."""
+        return self.indexes | {path for path in self.paths if is_plain(path)}
 
     @property
     def plans(self) -> tuple[CheckpointPlan, ...]:
@@ -67,16 +78,24 @@ def touched(repository: Repository, heads: Heads) -> set[str]:
 def needs_us(repository: Repository, heads: Heads, paths: set[str]) -> bool:
     """Whether a merge without an explicit method has more than Git's own work to do.
 
-    With one head and no path changed on both sides there is nothing to average: Git takes the
-    changed version.
+    With one head and no model changed on both sides there is nothing to average: Git takes the
+    changed version. Two shards of one model are one model.
     """
     if not paths or len(heads.remotes) > 1:
         return bool(paths)
     base = entries(repository, heads.bases[0]) if heads.bases else {}
     ours, theirs = (entries(repository, c) for c in (heads.head, heads.remotes[0]))
-    return any(
-        ours.get(path) != base.get(path) and theirs.get(path) != base.get(path) for path in paths
-    )
+    models = Models(repository)
+    statistics = {path for path in paths if statistics_index.is_statistic(path)}
+    versions = [
+        [models.files(model, files) for files in (base, ours, theirs)]
+        for model in models.group(paths - statistics, (base, ours, theirs))
+    ]
+    versions += [
+        [{path: files[path]} if path in files else {} for files in (base, ours, theirs)]
+        for path in statistics
+    ]
+    return any(own != original and other != original for original, own, other in versions)
 
 
 def decide(repository: Repository, heads: Heads, options: MergeOptions, paths: set[str]) -> Tensors:
@@ -88,12 +107,22 @@ def decide(repository: Repository, heads: Heads, options: MergeOptions, paths: s
     commits = dict.fromkeys([heads.head, *heads.remotes, *heads.bases])
     files = {commit: entries(repository, commit) for commit in commits}
     statistics = {path for path in paths if statistics_index.is_statistic(path)}
+    models = Models(repository)
     moved = _renamed(repository, heads, paths - statistics)
-    decisions: list[Decision] = []
-    for path in sorted((paths - statistics - set(moved)) | set(moved.values())):
-        old_path = next((old for old, new in moved.items() if new == path), path)
-        decisions.append(_decide_path(repository, heads, options, files, path, old_path))
-    decisions += [Decision(old, "removed") for old in sorted(moved)]
+    models = Models(repository)
+    grouped = models.group(paths - statistics, files.values())
+    # The shards of a model are not followed: it is gone from one place, and new in another.
+    moved = {old: new for old, new in moved.items() if {old, new} <= grouped}
+    decisions = []
+    for path in sorted(grouped - set(moved)):
+        old = next((old for old, new in moved.items() if new == path), path)
+        one = _Deciding(repository, heads, options, files, models, path, old)
+        decisions.append(one.decide())
+    decisions += [
+        Decision(old, "removed", dict.fromkeys(gone), known=frozenset(gone))
+        for old in sorted(moved)
+        for gone in [[old, *filter(None, [configuration_of(old)])]]
+    ]
     folders = {statistics_index.index_path(decision.path) for decision in decisions}
     folders |= {path.rpartition("/")[0] + "/index.json" for path in statistics}
     indexes = frozenset(path for path in folders if any(path in known for known in files.values()))
@@ -124,92 +153,137 @@ def _renamed(repository: Repository, heads: Heads, paths: set[str]) -> dict[str,
     return moved
 
 
-def _decide_path(
-    repository: Repository,
-    heads: Heads,
-    options: MergeOptions,
-    files: Mapping[str, Mapping[str, Entry]],
-    path: str,
-    old_path: str,
-) -> Decision:
-    base_commit = base_for(repository, heads, old_path, options.base)
-    base_files = entries(repository, base_commit or EMPTY_TREE)
-    original = base_files.get(old_path)
-    versions = {
-        commit: files[commit].get(path) or files[commit].get(old_path)
-        for commit in heads.candidates
-    }
-    changed = {commit: entry for commit, entry in versions.items() if entry != original}
-    distinct = list(dict.fromkeys(changed.values()))
-    if not changed:
-        return Decision(path, "taken", original, base_commit or "")
-    if None in distinct:
-        if len(distinct) == 1:
-            return Decision(path, "removed")
-        return _conflict(
-            heads, path, original, versions, "deleted on one branch, changed on another"
+@dataclass(frozen=True)
+class _Deciding:
+    """One model of a merge."""
+
+    repository: Repository
+    heads: Heads
+    options: MergeOptions
+    commits: Mapping[str, Mapping[str, Entry]]
+    models: Models
+    path: str
+    old_path: str
+    """The model's path in the base, where heads have renamed it."""
+
+    def decide(self) -> Decision:
+        """What becomes of it."""
+        base_commit = self._base_commit()
+        base_files = entries(self.repository, base_commit or EMPTY_TREE)
+        original = self._in(base_files, "the base")
+        versions = {
+            commit: self._in(self.commits[commit], self.heads.name(commit))
+            for commit in self.heads.candidates
+        }
+        head = self._in(self.commits[self.heads.head], self.heads.name(self.heads.head))
+        known = {path for files in (original, head, *versions.values()) for path in files}
+        decision = self._decide(base_commit, original, versions)
+        if decision.kind in ("taken", "removed"):
+            decision = replace(decision, files={**dict.fromkeys(known), **decision.files})
+        return replace(decision, known=frozenset(known | {self.path}))
+
+    def _decide(
+        self,
+        base_commit: str | None,
+        original: Mapping[str, Entry],
+        versions: Mapping[str, Mapping[str, Entry]],
+    ) -> Decision:
+        changed = {c: files for c, files in versions.items() if files != original}
+        distinct = [f for i, f in enumerate(changed.values()) if f not in [*changed.values()][:i]]
+        if not changed:
+            return Decision(self.path, "taken", original, base_commit or "")
+        if {} in distinct:
+            if len(distinct) == 1:
+                return Decision(self.path, "removed")
+            return self._conflict(original, versions, "deleted on one branch, changed on another")
+        origin, files = next(iter(changed.items()))
+        if len(distinct) == 1 and not self.options.explicit:
+            return Decision(self.path, "taken", files, origin)
+        sources = [self._open(commit) for commit in changed]
+        base = None
+        if base_commit and original:
+            base = open_source(self.repository, base_commit, self.old_path, "the base")
+            # Stored anew since, with other metadata, it is still the base's model.
+            sources = [source for source in sources if not source.equals(base)]
+            if not sources:
+                return Decision(self.path, "taken", files, origin)
+        if self.options.resources.device != "auto":
+            # Refuses a GPU that is not there.
+            choose_device(self.options.resources.device, self.options.method)
+        accumulate = choose_accumulate(self.options.accumulate)
+        plan = plan_checkpoint(self.repository, self.path, self.options, base, sources, accumulate)
+        if reason := conflicts_in(plan):
+            return self._conflict(original, versions, reason)
+        return Decision(self.path, "merged", files, origin, plan)
+
+    def _base_commit(self) -> str | None:
+        """The commit of the base; MissingBase where several have other versions of any file."""
+        found = base_for(self.repository, self.heads, self.old_path, self.options.base)
+        if len(self.heads.bases) > 1:
+            for base in self.heads.bases:
+                for path in self.models.files(self.old_path, self.commits[base]):
+                    base_for(self.repository, self.heads, path, self.options.base)
+        return found
+
+    def _in(self, commit: Mapping[str, Entry], label: str) -> dict[str, Entry]:
+        """The model's files in a commit, by the names that the result has for them."""
+        refuse_both(self.path, commit, label)
+        try:
+            there = self.models.files(self.path, commit)
+            if there or self.path == self.old_path:
+                return there
+            renamed = {self.old_path: self.path}
+            if (old := configuration_of(self.old_path)) and (new := configuration_of(self.path)):
+                renamed[old] = new
+            older = self.models.files(self.old_path, commit)
+            return {renamed.get(path, path): entry for path, entry in older.items()}
+        except CheckpointError as error:
+            raise error.within(f"'{label}'") from None
+
+    def _open(self, commit: str) -> Source:
+        there = self.path
+        if not self.models.files(there, self.commits[commit]):
+            there = self.old_path
+        return open_source(self.repository, commit, there, self.heads.name(commit))
+
+    def _conflict(
+        self,
+        original: Mapping[str, Entry],
+        versions: Mapping[str, Mapping[str, Entry]],
+        reason: str,
+    ) -> Decision:
+        if len(self.heads.remotes) > 1:
+            # Three stages cannot hold it, and Git would have nobody to ask.
+            raise MergeRefused(f"'{self.path}': {reason}")
+        ours = versions.get(self.heads.head, original)
+        theirs = versions.get(self.heads.remotes[0], original)
+        stages = {}
+        for path in sorted({*original, *ours, *theirs}):
+            sides = ((original, 1), (ours, 2), (theirs, 3))
+            if ours.get(path) != theirs.get(path):
+                stages[path] = tuple(StagedEntry(s[path], n) for s, n in sides if path in s)
+        return Decision(
+            self.path,
+            "conflict",
+            dict(ours),
+            stages=stages,
+            message=f"CONFLICT (model): '{self.path}': {reason}",
         )
-    origin, entry = next(iter(changed.items()))
-    if len(distinct) == 1 and not options.explicit:
-        return Decision(path, "taken", entry, origin)
-    sources = [_open(repository, heads, c, path, old_path, files) for c in changed]
-    base = None
-    if base_commit and original:
-        base = open_source(repository, base_commit, old_path, "the base")
-        # Stored anew since, with other metadata, it is still the base's model.
-        sources = [source for source in sources if not source.equals(base)]
-        if not sources:
-            return Decision(path, "taken", entry, origin)
-    if options.device != "auto":
-        choose_device(options.device, options.method)  # refuses a GPU that is not there
-    accumulate = choose_accumulate(options.accumulate)
-    plan = plan_checkpoint(repository, path, options, base, sources, accumulate)
+
+
+def conflicts_in(plan: CheckpointPlan) -> str:
+    """Why the plan cannot be carried out, with the remedy; '' where it can."""
     if conflicts := plan.in_state("conflict"):
         listed = "\n".join(f"  {group.name}: {group.remark}" for group in conflicts[:20])
         more = f"\n  … and {len(conflicts) - 20} more" if len(conflicts) > 20 else ""
-        return _conflict(
-            heads,
-            path,
-            original,
-            versions,
+        return (
             f"{len(conflicts)} parameter groups cannot be merged:\n{listed}{more}\n"
-            "  bring these groups to one shape and dtype on one of the branches, then merge again",
+            "  bring these groups to one shape and dtype on one of the branches, then merge again"
         )
-    return Decision(path, "merged", entry, origin, plan)
-
-
-def _open(
-    repository: Repository,
-    heads: Heads,
-    commit: str,
-    path: str,
-    old_path: str,
-    files: Mapping[str, Mapping[str, Entry]],
-) -> Source:
-    there = path if path in files[commit] else old_path
-    return open_source(repository, commit, there, heads.name(commit))
-
-
-def _conflict(
-    heads: Heads,
-    path: str,
-    original: Entry | None,
-    versions: Mapping[str, Entry | None],
-    reason: str,
-) -> Decision:
-    if len(heads.remotes) > 1:
-        # Three stages cannot hold it, and Git would have nobody to ask.
-        raise MergeRefused(f"'{path}': {reason}")
-    sides = ((heads.head, 2), (heads.remotes[0], 3))
-    stages = [StagedEntry(original, 1)] if original else []
-    for commit, stage in sides:
-        entry = versions.get(commit, original)
-        if entry is not None:
-            stages.append(StagedEntry(entry, stage))
-    return Decision(
-        path,
-        "conflict",
-        versions.get(heads.head),
-        stages=tuple(stages),
-        message=f"CONFLICT (model): '{path}': {reason}",
-    )
+    if plan.outline and plan.outline.differences:
+        listed = "\n".join(f"  {difference}" for difference in plan.outline.differences)
+        return (
+            f"the adapters' configurations differ:\n{listed}\n"
+            "  bring them to one value on one of the branches, then merge again"
+        )
+    return ""

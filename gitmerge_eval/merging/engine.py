@@ -1,36 +1,52 @@
-"""Computes the groups of a planned merge, one at a time, largest first.
+"""Computes the groups of a planned merge by several threads, largest first, in bounded memory.
 
-No whole model is ever in memory: a group is read, merged, cast once and handed on before the next
-one is read. Torch is imported when the first group is computed.
+Groups stream through read → decode → compute → encode → write. Elementwise methods work on tiles
+of the stored chunks, so that no tensor but the result is ever whole in memory and any number of
+threads gives the same bytes. Methods that solve linear systems get whole groups, one constituent
+at a time, each group on one thread. Torch is imported where a method needs it: tiles are NumPy's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
 
 from gitmerge_eval.checkpoints import bridge
-from gitmerge_eval.checkpoints.checkpoint import Checkpoint
+from gitmerge_eval.checkpoints.chunks import Chunk, grid
+from gitmerge_eval.checkpoints.dtypes import BY_NAME
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import GroupRecord
-from gitmerge_eval.errors import (
-    CheckpointError,
-    InvalidOption,
-    NonFiniteValue,
-    NumericalError,
-    StaleStatistic,
-)
-from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan
-from gitmerge_eval.merging.sources import Source, StatisticSource
-from gitmerge_eval.records import MergeMethod, Outcome, ParameterGroup
+from gitmerge_eval.checkpoints.parallel import ordered
+from gitmerge_eval.errors import CheckpointError
+from gitmerge_eval.merging import tiles
+from gitmerge_eval.merging.inputs import Inputs, Slot, Slots, inside
+from gitmerge_eval.merging.lanes import Lanes, free_bytes
+from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan, working_bytes
+from gitmerge_eval.merging.precision import finite, stored, widened
+from gitmerge_eval.records import Outcome, ParameterGroup, Part, Scalar
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from numpy.typing import NDArray
     from torch import Tensor
+
+    from gitmerge_eval.records import Array
+
+Result = TypeVar("Result")
+Item = TypeVar("Item")
+
+WORKERS = os.cpu_count() or 1
+_NO_VALUE: Any = np.empty(0)
+_AHEAD_BYTES = 48 << 20
+"""Results of elementwise methods that wait to be stored, for each thread."""
 
 
 @dataclass(frozen=True)
@@ -42,157 +58,253 @@ class MergedGroup:
     outcome: Outcome
 
 
-def choose_device(requested: str, method: MergeMethod) -> str:
-    """The device to compute on: ``auto`` takes the GPU for methods that solve linear systems.
-
-    Elementwise methods do a few operations on each byte that has to be moved to the GPU and back,
-    so the CPU is as fast. Raises InvalidOption where a GPU is asked for and there is none.
-    """
-    if requested == "cpu" or (requested == "auto" and method.elementwise):
-        return "cpu"
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda" if requested == "auto" else requested
-    if requested == "auto":
-        return "cpu"
-    raise InvalidOption(
-        f"option 'device' is '{requested}', but torch {torch.__version__} sees no CUDA device; "
-        "use device=cpu"
-    )
-
-
-def choose_accumulate(requested: str) -> str:
-    """The precision of sums: float64 unless asked for otherwise.
-
-    Elementwise work is bound by memory, so that float64 costs next to nothing and rounds once;
-    linear systems are solved in float64 whatever this says.
-    """
-    return "float64" if requested == "auto" else requested
-
-
-@dataclass
 class Engine:
-    """Computes one plan on one device; ``read_bytes`` counts what was opened."""
+    """Computes one plan on one device."""
 
-    plan: CheckpointPlan
-    store: ObjectStore
-    device: str
-    read_bytes: int = 0
-    _scalars: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    def __init__(
+        self,
+        plan: CheckpointPlan,
+        store: ObjectStore,
+        *,
+        device: str,
+        memory: int,
+        workers: int = WORKERS,
+    ) -> None:
+        self.plan, self.store, self.device, self.memory = plan, store, device, memory
+        self.workers = workers
+        self.inputs = Inputs(plan, store)
+        self._pool: ThreadPoolExecutor
 
-    def __iter__(self) -> Iterator[MergedGroup]:
-        """Every group to compute, merged.
+    def scalars(
+        self,
+        known: Mapping[str, tuple[float, ...]],
+        keep: Callable[[str, tuple[float, ...]], None],
+    ) -> dict[str, tuple[float, ...]]:
+        """All scalars of the whole model; those that are not ``known`` by streamed passes, each
+        given to ``keep`` when it is. Raises as :meth:`run` does."""
+        wanted = [scalar for scalar in self._declared if not scalar.per_group]
+        found = dict(known)
+        if len(found) < len(wanted):
+            with self._started(self.plan.computed):
+                for scalar in wanted:
+                    if scalar.name not in found:
+                        found[scalar.name] = self._scalar(scalar, self.plan.computed, found)
+                        keep(scalar.name, found[scalar.name])
+        return found
+
+    def run(
+        self,
+        finish: Callable[[MergedGroup], Result],
+        groups: Sequence[GroupPlan],
+        scalars: Mapping[str, tuple[float, ...]],
+    ) -> Iterator[Result]:
+        """``finish`` of each of ``groups`` when it is merged, in their order; it runs in the
+        engine's threads. ``scalars`` are those of the whole model.
 
         Raises NonFiniteValue (naming branch and group), CorruptObject, MissingObject, or
         NumericalError where the result does not fit the stored dtype.
         """
-        self._compute_scalars()
-        for group_plan in self.plan.computed:
-            with _inside(f"group '{group_plan.name}' of '{self.plan.spec.path}'"):
-                outcome = self.plan.method.merge(self._load(group_plan), self.plan.options)
-                yield MergedGroup(group_plan, self._store_dtype(group_plan, outcome.value), outcome)
-
-    def _compute_scalars(self) -> None:
-        models = len(self.plan.constituents)
-        for scalar in self.plan.method.scalars(self.plan.options, models):
-            self._scalars[scalar.name] = scalar.compute(self._groups, self.plan.options)
-
-    def _groups(self) -> Iterator[ParameterGroup]:
-        for group_plan in self.plan.computed:
-            with _inside(f"group '{group_plan.name}' of '{self.plan.spec.path}'"):
-                yield self._load(group_plan)
-
-    def _load(self, group_plan: GroupPlan) -> ParameterGroup:
-        name, plan = group_plan.name, self.plan
-        seen: dict[str, Tensor] = {}
-        base = self._tensor(plan.base, name, seen) if plan.base else None
-        constituents = tuple(self._tensor(source, name, seen) for source in plan.constituents)
-        original = plan.base.metadata.groups[name] if plan.base else None
-        return ParameterGroup(
-            name=name,
-            constituents=constituents,
-            identities=tuple(source.blob for source in plan.constituents),
-            changed=tuple(
-                original is None or source.metadata.groups[name].object_id != original.object_id
-                for source in plan.constituents
-            ),
-            base=base,
-            statistics=self._statistics(group_plan, seen),
-            scalars=self._scalars,
-            references={
-                key: self._tensor(source, name, seen) for key, source in plan.references.items()
-            },
-            input_axis=self._input_axis(name),
-        )
-
-    def _tensor(self, source: Source, name: str, seen: dict[str, Tensor]) -> Tensor:
-        with _inside("the base" if source is self.plan.base else f"branch '{source.label}'"):
-            return self._read(Checkpoint(source.metadata, self.store, source.path), name, seen)
-
-    def _read(self, checkpoint: Checkpoint, name: str, seen: dict[str, Tensor]) -> Tensor:
-        record = checkpoint.groups[name]
-        # Equal tensors are one object: what several constituents share is read once.
-        if record.object_id not in seen:
-            tensor = bridge.to_torch(checkpoint.read(name)).to(self.device)
-            tensor = tensor.to(self._dtype)
-            if not bool(tensor.isfinite().all()):
-                raise NonFiniteValue(
-                    "it holds NaN or infinity; fine-tune again from the last good "
-                    "checkpoint, or leave this branch out of the merge"
-                )
-            seen[record.object_id] = tensor
-            self.read_bytes += record.size
-        return seen[record.object_id]
-
-    def _statistics(
-        self, group_plan: GroupPlan, seen: dict[str, Tensor]
-    ) -> Mapping[str, tuple[Tensor, ...]]:
-        found = {}
-        for kind in self.plan.statistics:
-            sources = [(source, source.statistics[kind]) for source in self.plan.constituents]
-            having = [pair for pair in sources if pair[1].record(group_plan.name) is not None]
-            needed = kind in self.plan.method.statistics(self.plan.options)
-            if needed and having and len(having) < len(sources):
-                lacking = next(s.label for s, statistic in sources if (s, statistic) not in having)
-                raise StaleStatistic(
-                    f"the statistic '{kind}' of '{lacking}' has nothing for this group while "
-                    f"others have; compute it again with 'gitmerge-eval stats {kind}'"
-                )
-            if having or not needed:
-                found[kind] = tuple(
-                    self._statistic(source, statistic, group_plan, seen)
-                    for source, statistic in sources
-                )
-        return found
-
-    def _statistic(
-        self,
-        source: Source,
-        statistic: StatisticSource,
-        group_plan: GroupPlan,
-        seen: dict[str, Tensor],
-    ) -> Tensor:
-        if statistic.record(group_plan.name) is None:
-            return next(iter(seen.values())).new_zeros(
-                tuple(source.metadata.groups[group_plan.name].shape)
+        if not groups:
+            return
+        own = [scalar for scalar in self._declared if scalar.per_group]
+        with self._started(groups):
+            # Its threads only wait for the pool's: groups overlap, and their scalars do.
+            yield from ordered(
+                lambda group: self._merged(group, scalars, own, finish),
+                groups,
+                nbytes=self._footprint,
+                workers=2 * self.workers,
+                in_flight_bytes=self._in_flight,
             )
-        key = statistic.entry.layout[group_plan.name]["key"]
-        with _inside(f"statistic '{statistic.kind}' of '{source.label}'"):
-            tensor = self._read(Checkpoint(statistic.metadata, self.store), key, seen)
-        if statistic.kind == "gram":
-            from gitmerge_eval.statistics.gram import unpack_symmetric
 
-            return unpack_symmetric(tensor)
-        return tensor
+    @property
+    def _declared(self) -> tuple[Scalar, ...]:
+        return self.plan.method.scalars(self.plan.options, len(self.plan.constituents))
 
-    def _input_axis(self, name: str) -> int:
-        for source in self.plan.constituents:
-            for kind in self.plan.statistics:
-                layout = source.statistics[kind].entry.layout.get(name)
-                if layout and "input_axis" in layout:
-                    return int(layout["input_axis"])
-        return 1
+    @contextmanager
+    def _started(self, groups: Sequence[GroupPlan]) -> Iterator[None]:
+        self.store.fetch(self.plan.opened.values())
+        with ExitStack() as stack:
+            self._pool = stack.enter_context(_workers(self.workers))
+            self._hash_ahead(groups)
+            if self._needs_torch:
+                stack.enter_context(_one_thread_each())
+                self._lanes = Lanes(self.device)
+            yield
+
+    def _hash_ahead(self, groups: Iterable[GroupPlan]) -> None:
+        """Let the threads check hashes in advance; what is read stays in the system's cache."""
+        ahead = self.memory
+        for group in groups:
+            for slot in self.inputs.slots(group).all:
+                ahead -= slot.record.size
+                if ahead < 0:
+                    return
+                self._pool.submit(_quietly, self.inputs.check, slot)
+
+    def _merged(
+        self,
+        group: GroupPlan,
+        known: Mapping[str, tuple[float, ...]],
+        own: Iterable[Scalar],
+        finish: Callable[[MergedGroup], Result],
+    ) -> Result:
+        with inside(f"group '{group.name}' of '{self.plan.spec.path}'"):
+            scalars = dict(known)
+            for scalar in own:
+                scalars[scalar.name] = self._scalar(scalar, (group,), scalars)
+            if self._tiled:
+                merged = self._merge_tiles(group, scalars)
+            elif self.device == "cpu":
+                merged = self._pool.submit(self._merge_whole, group, scalars).result()
+            else:
+                merged = self._merge_whole(group, scalars)
+            return self._pool.submit(finish, merged).result()
+
+    def _scalar(
+        self,
+        scalar: Scalar,
+        groups: Iterable[GroupPlan],
+        known: Mapping[str, tuple[float, ...]],
+    ) -> tuple[float, ...]:
+        """One scalar by passes over the tiles of ``groups``, which have the ``known`` ones."""
+
+        def passed(function: Callable[[ParameterGroup], Part]) -> Iterator[Part]:
+            def of_chunk(item: tuple[GroupPlan, Slots, Chunk]) -> list[Part]:
+                return [function(tile) for tile in self._tiles(*item, tiles.TILE, known)]
+
+            for parts in self._ahead(of_chunk, self._chunks(groups)):
+                yield from parts
+
+        return scalar.compute(passed, self.plan.options)
+
+    def _chunks(self, groups: Iterable[GroupPlan]) -> Iterator[tuple[GroupPlan, Slots, Chunk]]:
+        for group in groups:
+            assert group.record is not None
+            slots = self.inputs.slots(group)
+            for chunk in grid(group.record.shape):
+                yield group, slots, chunk
+
+    def _ahead(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """``map`` by the pool, a few items ahead."""
+        pending: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                pending.append(self._pool.submit(function, item))
+                if len(pending) > 2 * self.workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+    def _tiles(
+        self,
+        group: GroupPlan,
+        slots: Slots,
+        chunk: Chunk,
+        elements: int,
+        scalars: Mapping[str, tuple[float, ...]],
+    ) -> Iterator[ParameterGroup]:
+        """The group's tiles in one chunk, in the dtype of sums."""
+        accumulate, any_arrays = self.plan.spec.accumulate, self.plan.method.arrays == "any"
+        with inside(f"group '{group.name}' of '{self.plan.spec.path}'"):
+            for tile in self.inputs.tiles(slots, chunk, elements):
+
+                def load(slot: Slot | None, tile: tiles.Tile = tile) -> Array:
+                    array = tile.arrays[(slot or slots.constituents[0]).key]
+                    if slot is None:
+                        values = np.zeros(array.shape, accumulate)
+                    else:
+                        values = widened(array, accumulate, slot.where)
+                    return cast("Array", values) if any_arrays else bridge.to_torch(values)
+
+                yield self.inputs.group(group, slots, load, scalars, tile.positions)
+
+    def _merge_tiles(
+        self, group: GroupPlan, scalars: Mapping[str, tuple[float, ...]]
+    ) -> MergedGroup:
+        """Every tile merged, cast once and put in its place."""
+        assert group.record is not None
+        array = self._room(group.record)
+        method, options, dtype = self.plan.method, self.plan.options, group.record.dtype
+
+        def of_chunk(item: tuple[GroupPlan, Slots, Chunk]) -> list[Outcome]:
+            outcomes = []
+            for tile in self._tiles(*item, tiles.TILE, scalars):
+                outcome = method.merge(tile, options)
+                assert tile.positions is not None
+                tiles.put(array, tile.positions, stored(outcome.value, dtype))
+                outcomes.append(replace(outcome, value=_NO_VALUE))
+            return outcomes
+
+        parts = [p for chunk in self._ahead(of_chunk, self._chunks((group,))) for p in chunk]
+        return MergedGroup(group, array, united(parts))
+
+    def _merge_whole(
+        self, group: GroupPlan, scalars: Mapping[str, tuple[float, ...]]
+    ) -> MergedGroup:
+        """The kernel on the whole group, on one thread or, by a stream of its own, on a GPU."""
+        assert group.record is not None
+        slots = self.inputs.slots(group)
+        lane = self._lanes.of_this_thread()
+        kept: dict[str, Tensor] = {}
+
+        def load(slot: Slot | None) -> Tensor:
+            if slot is None:
+                return lane.zeros(slots.constituents[0].record.shape, self._dtype)
+            if slot.key in kept:
+                return kept[slot.key]
+            tensor = lane.upload(partial(self.inputs.whole, slot), slot.record, self._dtype)
+            tensor = _unpacked(finite(tensor, slot.where), slot)
+            if slots.base and slot.key == slots.base.key:
+                kept[slot.key] = tensor  # methods ask for the base again and again
+            return tensor
+
+        with lane:
+            seen = self.inputs.group(group, slots, load, scalars)
+            outcome = self.plan.method.merge(seen, self.plan.options)
+            array = stored(outcome.value, group.record.dtype)
+        return MergedGroup(group, array.reshape(group.record.shape), outcome)
+
+    def _room(self, record: GroupRecord) -> NDArray[Any]:
+        """An array for a result: in a file where it would take most of the memory allowed."""
+        dtype = BY_NAME[record.dtype].numpy
+        if 2 * record.nbytes <= self.memory:
+            return np.empty(record.shape, dtype)
+        with self.store.temporary() as path:
+            with path.open("xb") as file:
+                try:
+                    os.posix_fallocate(file.fileno(), 0, record.nbytes)
+                except OSError as error:  # found out later, a full disk would kill the process
+                    raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+            return np.memmap(path, dtype, "r+", shape=record.shape)
+
+    @property
+    def _in_flight(self) -> int:
+        """Bytes of groups that may be worked on at a time."""
+        if self._tiled:
+            return min(self.memory, self.workers * _AHEAD_BYTES)
+        # What a system is solved with lies on the GPU; the host holds its threads' staging.
+        return self.memory if self.device == "cpu" else free_bytes(self.device) * 4 // 5
+
+    def _footprint(self, group: GroupPlan) -> int:
+        """What a group that is worked on takes, whatever the number of constituents."""
+        assert group.record is not None
+        if self._tiled:
+            # A product is decomposed: itself, U, Vᵀ and what LAPACK works in.
+            return (6 if self.plan.outline else 2) * group.record.nbytes
+        return working_bytes(group, "gram" in self.plan.statistics)
+
+    @property
+    def _tiled(self) -> bool:
+        return self.plan.method.elementwise and self.device == "cpu"
+
+    @property
+    def _needs_torch(self) -> bool:
+        numpy_alone = self._tiled and self.plan.method.arrays == "any"
+        return not numpy_alone or self.plan.outline is not None  # an adapter is factored by torch
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -200,25 +312,52 @@ class Engine:
 
         return torch.float64 if self.plan.spec.accumulate == "float64" else torch.float32
 
-    def _store_dtype(self, group_plan: GroupPlan, value: Tensor) -> NDArray[np.generic]:
-        assert group_plan.record is not None
-        stored = value.to(bridge.torch_dtype(group_plan.record.dtype)).cpu()
-        if not bool(stored.to(self._dtype).isfinite().all()):
-            raise NumericalError(
-                f"the merged values do not fit {group_plan.record.dtype}; choose a smaller scale"
-            )
-        return bridge.to_numpy(stored.reshape(group_plan.record.shape))
-
 
 def known_records(plan: CheckpointPlan, name: str) -> list[GroupRecord]:
     """What base and constituents have for the group: an unchanged group keeps its entry."""
-    sources = [*([plan.base] if plan.base else []), *plan.constituents]
-    return [s.metadata.groups[name] for s in sources if name in s.metadata.groups]
+    return [s.metadata.groups[name] for s in plan.sources if name in s.metadata.groups]
+
+
+def united(parts: Sequence[Outcome]) -> Outcome:
+    """The remarks of all tiles once each, their figures added up; no value."""
+    figures: Counter[str] = Counter()
+    for part in parts:
+        figures.update(part.figures)
+    remarks = dict.fromkeys(remark for part in parts for remark in part.remarks)
+    return Outcome(_NO_VALUE, tuple(remarks), dict(figures))
+
+
+def _unpacked(tensor: Tensor, slot: Slot) -> Tensor:
+    if slot.kind == "gram":
+        from gitmerge_eval.statistics.gram import unpack_symmetric
+
+        return unpack_symmetric(tensor)
+    return tensor
+
+
+def _quietly(function: Callable[[Slot], object], slot: Slot) -> None:
+    # Whoever needs the object gets the error, with its group.
+    with suppress(CheckpointError, OSError):
+        function(slot)
 
 
 @contextmanager
-def _inside(where: str) -> Iterator[None]:
+def _one_thread_each() -> Iterator[None]:
+    """Torch computes each tile and each group on the thread that asks: the same bytes always."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         yield
-    except (CheckpointError, NumericalError) as error:
-        raise error.within(where) from error.__cause__
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _workers(count: int) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(count, "merge")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)

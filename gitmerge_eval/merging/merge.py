@@ -24,8 +24,11 @@ from gitmerge_eval.git.sparse import kept_out
 from gitmerge_eval.git.textmerge import TextMerge, merge_text
 from gitmerge_eval.git.trees import Entry, write_tree
 from gitmerge_eval.merging import combining, computing, deciding
-from gitmerge_eval.merging.deciding import Tensors
+from gitmerge_eval.merging.deciding import Decision, Tensors
+from gitmerge_eval.merging.devices import Resources
+from gitmerge_eval.merging.fetching import fetch
 from gitmerge_eval.merging.options import MergeOptions
+from gitmerge_eval.merging.planning import CheckpointPlan
 from gitmerge_eval.records import MergeReport
 
 
@@ -78,7 +81,7 @@ def merge(
     text = merge_text(repository, heads, tensors.paths, options.git)
     with scratch_folder(repository) as folder:
         prepared = _Preparation(repository, heads, tensors, folder)
-        prepared.compute(options.device, progress)
+        prepared.compute(options.resources, progress)
         landing = prepared.landing(text)
         _leave_state(repository, heads, options, prepared)
         try:
@@ -104,56 +107,89 @@ class _Preparation:
         self.store = ObjectStore(repository)
         self.files: dict[str, PreparedFile] = {}
         self.entries: dict[str, Entry | None] = {}
-        self.indexes: dict[str, Entry] = {}
+        self.plain: dict[str, Entry | None] = {}
         self.blobs: dict[str, str] = {}
+        """model -> its object id as of one file."""
+        self.models: dict[str, tuple[tuple[str, str], ...]] = {}
+        """model -> (blob, path) of each of its files."""
         self.reports: list[MergeReport] = []
         self.remarks: list[str] = []
 
-    def compute(self, device: str, progress: computing.Progress) -> None:
+    def compute(self, resources: Resources, progress: computing.Progress) -> None:
         """Compute every merge and its statistics, and prepare the files that change."""
-        self._fetch()
+        fetch(self.store, self.tensors.plans)
         for decision in self.tensors.decisions:
             if decision.plan:
-                content = self._scratch()
-                done = computing.compute(
-                    decision.plan, self.store, device=device, content=content, progress=progress
-                )
-                mode = decision.entry.mode if decision.entry else "100644"
-                blob = self._prepare(decision.path, done.metadata, mode, content)
-                self.blobs[decision.path] = blob
-                self.reports.append(done.report)
-            elif decision.kind != "conflict" or decision.entry:
-                self._take(decision.path, decision.entry)
+                self._merge(decision, decision.plan, resources, progress)
+            else:
+                for path, entry in decision.files.items():
+                    self._take(path, entry)
         self._settle_statistics()
+
+    def _merge(
+        self,
+        decision: Decision,
+        plan: CheckpointPlan,
+        resources: Resources,
+        progress: computing.Progress,
+    ) -> None:
+        """One model's files, and none of those that only other versions have."""
+        folder = self.folder / f"model-{len(self.blobs)}"
+        folder.mkdir()
+        done = computing.compute(
+            plan,
+            self.store,
+            resources=resources,
+            folder=folder,
+            is_there=self._is_there,
+            progress=progress,
+        )
+        files, modes = done.files, {p: e.mode for p, e in decision.files.items() if e}
+        produced: list[tuple[str, str]] = []
+        for path, metadata in files.tensors.items():
+            mode, data = modes.get(path, "100644"), metadata.serialize()
+            blob = self.repository.write_blob(data)
+            if self._is_there(path, data):
+                self.entries[path] = Entry(mode, blob)
+            else:
+                self._prepare_bytes(path, data, mode, files.contents.get(path))
+            produced.append((blob, path))
+        for path, data in files.plain.items():
+            blob = self.repository.write_blob(data)
+            self.plain[path] = Entry(modes.get(path, "100644"), blob)
+            produced.append((blob, path))
+        for path in decision.known - {path for _, path in produced}:
+            self._take(path, None)
+        self.models[decision.path] = tuple(sorted(produced, key=lambda pair: pair[1]))
+        self.blobs[decision.path] = self.repository.write_blob(files.whole.serialize())
+        self.reports.append(done.report)
+
+    def _is_there(self, path: str, data: bytes) -> bool:
+        """Whether HEAD has this very version."""
+        entry = self.tensors.files[self.heads.head].get(path)
+        return entry is not None and self.repository.blob(entry.object_id) == data
 
     def landing(self, text: TextMerge) -> Landing:
         """The trees and files for the critical section."""
         head_files = self.tensors.files[self.heads.head]
-        tensor_paths = self.tensors.paths - self.tensors.indexes
-        as_head = {path: head_files.get(path) for path in tensor_paths}
-        conflicts = {d.path: d.stages for d in self.tensors.decisions if d.kind == "conflict"}
+        as_head = {p: head_files.get(p) for p in self.tensors.paths - self.tensors.plain}
+        conflicts = {
+            path: stages
+            for decision in self.tensors.decisions
+            for path, stages in decision.stages.items()
+        }
         unresolved = {p: self.entries.get(p) or head_files.get(p) for p in conflicts}
-        indexes = {path: self.indexes.get(path) for path in self.tensors.indexes}
+        plain = {path: self.plain.get(path) for path in self.tensors.plain}
         removed = {path for path, entry in self.entries.items() if entry is None}
         return Landing(
             head=self.heads.head,
-            tree=write_tree(self.repository, text.tree, {**self.entries, **unresolved, **indexes}),
-            ordinary_tree=write_tree(self.repository, text.tree, {**as_head, **indexes}),
+            tree=write_tree(self.repository, text.tree, {**self.entries, **unresolved, **plain}),
+            ordinary_tree=write_tree(self.repository, text.tree, {**as_head, **plain}),
             prepared=self.files,
-            removed=frozenset(removed - self.tensors.indexes),
+            removed=frozenset(removed - self.tensors.plain),
             conflicts={**text.conflicts, **conflicts},
             skipped=kept_out(self.repository, {p: f.entry for p, f in self.files.items()}),
         )
-
-    def _fetch(self) -> None:
-        """All missing objects in one go: for the merges, the files they write, the statistics."""
-        parts: list[Metadata] = []
-        for plan in self.tensors.plans:
-            parts += [source.metadata for source in plan.constituents]
-            parts += [s.metadata for c in plan.constituents for s in c.statistics.values()]
-            parts += [plan.base.metadata] if plan.base else []
-            parts += [source.metadata for source in plan.references.values()]
-        self.store.fetch(record for part in parts for record in part.groups.values())
 
     def _settle_statistics(self) -> None:
         settled = combining.settle(
@@ -164,11 +200,14 @@ class _Preparation:
         for path, metadata in settled.combined.items():
             self._prepare(path, metadata, "100644", None)
         for path, data in settled.indexes.items():
-            self.indexes[path] = Entry("100644", self.repository.write_blob(data))
+            self.plain[path] = Entry("100644", self.repository.write_blob(data))
         self.remarks += settled.remarks
 
     def _take(self, path: str, entry: Entry | None) -> None:
         """A version that one head already has: nothing to do where that head is HEAD."""
+        if path in self.tensors.plain:
+            self.plain[path] = entry
+            return
         self.entries[path] = entry
         if entry is None or entry == self.tensors.files[self.heads.head].get(path):
             return
@@ -209,10 +248,12 @@ def _leave_state(
     order = [commit for commit in heads.candidates if commit in named]
     record = trailers.MergeTrailers(
         method=options.method.name,
-        options=trailer_options(plans[0].options, plans[0].spec.accumulate, options),
-        bases=tuple(dict.fromkeys(plan.base.commit for plan in plans if plan.base)),
+        options=trailer_options(
+            plans[0].options, plans[0].spec.accumulate, options, max(p.rank or 0 for p in plans)
+        ),
+        bases=tuple(dict.fromkeys(p.base.commit for p in plans if p.base and p.base.commit)),
         constituents=tuple((commit, named[commit].name) for commit in order),
-        models=tuple((prepared.blobs[plan.spec.path], plan.spec.path) for plan in plans),
+        models=tuple(pair for plan in plans for pair in prepared.models[plan.spec.path]),
         specs=tuple((plan.spec.digest, plan.spec.path) for plan in plans),
     )
     trailers.write_state(
@@ -223,17 +264,18 @@ def _leave_state(
             trailers=record.lines(),
             constituents=tuple(named[commit] for commit in order),
             models=tuple(
-                trailers.MergedModel(p.spec.path, prepared.blobs[p.spec.path], p.spec.digest)
-                for p in plans
+                trailers.MergedModel(path, blob, plan.spec.digest, plan.spec.path)
+                for plan in plans
+                for blob, path in prepared.models[plan.spec.path]
             ),
         ),
     )
 
 
 def trailer_options(
-    values: Mapping[str, object], accumulate: str, options: MergeOptions
+    values: Mapping[str, object], accumulate: str, options: MergeOptions, rank: int = 0
 ) -> dict[str, object]:
     """All of a merge's options by their names on the command line, defaults included."""
     names = {parameter.name: parameter.option for parameter in options.method.hyperparameters}
     shown = {names[name]: value for name, value in values.items() if value is not None}
-    return {**shown, "accumulate": accumulate}
+    return {**shown, **({"rank": rank} if rank else {}), "accumulate": accumulate}

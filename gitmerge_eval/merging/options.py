@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from gitmerge_eval import methods
 from gitmerge_eval.errors import InvalidOption, UnknownName, UsageError
 from gitmerge_eval.git.repository import Repository
+from gitmerge_eval.merging.devices import DEFAULT_RESOURCES, Resources, parse_bytes
 from gitmerge_eval.records import MergeMethod
 
 DEFAULT_METHOD = "average"
@@ -18,6 +19,8 @@ GENERAL = {
     "base": "the revision whose checkpoint is θ_p (default: the merge base of all heads)",
     "device": "auto, cpu, cuda or cuda:<n>",
     "accumulate": "auto, float32 or float64: the precision of sums",
+    "rank": "the highest rank of a merged adapter's factors (default: whatever is exact)",
+    "memory": "auto, or the bytes that the tensors in work may take together, such as 4G",
 }
 GIT_OPTIONS = {
     *("ours", "theirs", "ignore-space-change", "ignore-all-space", "ignore-space-at-eol"),
@@ -38,8 +41,10 @@ class MergeOptions:
     """Whether the method was named on the command line: then it is never skipped in silence."""
     git: tuple[str, ...] = ()
     base: str | None = None
-    device: str = "auto"
+    resources: Resources = DEFAULT_RESOURCES
     accumulate: str = "auto"
+    rank: int | None = None
+    """The highest rank of a merged adapter's factors."""
 
 
 def parse(
@@ -83,8 +88,9 @@ def parse(
         explicit,
         tuple(name if value is None else f"{name}={value}" for name, value in git.items()),
         general.get("base"),
-        _device(general.get("device", "auto")),
+        Resources(_device(general.get("device", "auto")), _memory(general.get("memory", "auto"))),
         _choice("accumulate", general.get("accumulate", "auto"), ACCUMULATE),
+        _rank(general["rank"]) if "rank" in general else None,
     )
 
 
@@ -122,6 +128,18 @@ def _choice(name: str, value: str, choices: Sequence[str]) -> str:
         raise InvalidOption(
             f"option '{name}' is '{value}', which is not one of {', '.join(choices)}"
         )
+    return value
+
+
+def _rank(value: str) -> int:
+    if not (value.isascii() and value.isdigit() and 0 < int(value) < 2**31):
+        raise InvalidOption(f"option 'rank' is '{value}', which is not a whole number from 1")
+    return int(value)
+
+
+def _memory(value: str) -> str:
+    if value != "auto":
+        parse_bytes(value)
     return value
 
 

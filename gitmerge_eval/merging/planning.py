@@ -14,6 +14,8 @@ from typing import Any
 
 from gitmerge_eval import methods
 from gitmerge_eval.checkpoints import statistics_index
+from gitmerge_eval.checkpoints.lora_result import Outline
+from gitmerge_eval.checkpoints.lora_view import Product, stored_records
 from gitmerge_eval.checkpoints.metadata import GroupRecord
 from gitmerge_eval.errors import (
     MissingBase,
@@ -21,6 +23,7 @@ from gitmerge_eval.errors import (
     StaleStatistic,
 )
 from gitmerge_eval.git.repository import Repository
+from gitmerge_eval.merging import adapters, tying
 from gitmerge_eval.merging.options import MergeOptions
 from gitmerge_eval.merging.sources import Source, open_source, value_of
 from gitmerge_eval.records import LayerShape, MergeMethod, MergeSpec
@@ -35,10 +38,12 @@ class GroupPlan:
 
     name: str
     state: str
-    """identical, merged, added, deleted, not-averaged or conflict."""
+    """identical, merged, tied, added, deleted, not-averaged or conflict."""
     record: GroupRecord | None
     """The result where nothing is computed; for 'merged' a record with shape and dtype."""
     remark: str = ""
+    tied_to: str = ""
+    """The group that this one is equal to, and whose result it gets."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +57,19 @@ class CheckpointPlan:
     constituents: tuple[Source, ...]
     references: Mapping[str, Source]
     groups: tuple[GroupPlan, ...]
+    outline: Outline | None = None
+    """Of an adapter: what the result will look like."""
+    rank: int | None = None
+    """The highest rank of an adapter's factors; None for whatever is exact."""
 
     def in_state(self, state: str) -> tuple[GroupPlan, ...]:
         """The groups in one state."""
         return tuple(group for group in self.groups if group.state == state)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The base, where there is one, and the constituents."""
+        return (*([self.base] if self.base else []), *self.constituents)
 
     @cached_property
     def computed(self) -> tuple[GroupPlan, ...]:
@@ -77,13 +91,19 @@ class CheckpointPlan:
         names = [group.name for group in self.computed]
         sources = [
             *self.constituents,
-            *([self.base] if self.base else []),
+            *([self.base] if self.base and self.reads_base else []),
             *self.references.values(),
         ]
         records = [source.metadata.groups.get(name) for source in sources for name in names]
         for source, kind in itertools.product(self.constituents, self.statistics):
             records += [source.statistics[kind].record(name) for name in names]
-        return {record.object_id: record for record in records if record is not None}
+        stored = stored_records(record for record in records if record is not None)
+        return {record.object_id: record for record in stored}
+
+    @property
+    def reads_base(self) -> bool:
+        """Whether the base's tensors are read: some methods want to know only what changed."""
+        return self.method.needs_base(self.options)
 
     @property
     def read_bytes(self) -> int:
@@ -102,16 +122,12 @@ class CheckpointPlan:
 
     @property
     def peak_bytes(self) -> int:
-        """Estimated memory: the largest group as all constituents, base and result have it."""
-        width = 8 if self.spec.accumulate == "float64" else 4
-        copies = len(self.constituents) + 3
-        gram = (
-            max((_gram_bytes(g, width) for g in self.computed), default=0)
-            if ("gram" in self.statistics)
-            else 0
-        )
-        largest = max((_elements(g) for g in self.computed), default=0)
-        return largest * width * copies + gram * (len(self.constituents) + 2)
+        """Estimated memory of the largest group's tensors while it is merged on the CPU: of its
+        result where tiles stream by, else of all that a linear system holds."""
+        if self.method.elementwise:
+            return max((2 * g.record.nbytes for g in self.computed if g.record), default=0)
+        gram = "gram" in self.statistics
+        return max((working_bytes(group, gram) for group in self.computed), default=0)
 
 
 def plan_checkpoint(
@@ -127,7 +143,8 @@ def plan_checkpoint(
     Raises PrerequisiteError (missing base, missing or stale statistic), InvalidOption (a list of
     the wrong length) or UnknownName.
     """
-    ordered = _canonical_order(constituents, options)
+    base, aligned = adapters.aligned(base, constituents)
+    ordered = _canonical_order(aligned, options)
     values = options.method.options(options.given, models=len(ordered))
     if options.method.needs_base(values) and base is None:
         raise MissingBase(
@@ -137,17 +154,15 @@ def plan_checkpoint(
     for kind in options.method.statistics(values):
         check_statistic(ordered, kind, options.method.name)
     kinds = (*options.method.statistics(values), *_sparing(options.method, values, base, ordered))
-    references = {}
-    for name, revision in options.method.references(values).items():
-        # By its commit: a name may mean another one when the merge is verified.
-        values[name] = repository.commit(revision)
-        references[name] = open_source(repository, values[name], path, revision)
+    base, ordered, references = _with_references(repository, path, options, values, base, ordered)
+    outline = adapters.outline(base, ordered)
+    rank = options.rank if outline else None
     spec = MergeSpec(
         path,
         options.method.name,
-        values,
+        {**values, "rank": rank} if rank else values,
         accumulate,
-        base.blob if base else None,
+        base.identity if base else None,
         tuple(
             replace(
                 source.constituent,
@@ -155,10 +170,48 @@ def plan_checkpoint(
             )
             for source in ordered
         ),
-        {name: source.blob for name, source in references.items()},
+        {name: source.identity for name, source in references.items()},
     )
-    groups = tuple(_plan_groups(base, ordered))
-    return CheckpointPlan(spec, options.method, values, base, ordered, references, groups)
+    groups = tying.tie(
+        [_as_stored(group, outline) for group in _plan_groups(base, ordered)],
+        [*([base] if base else []), *ordered, *references.values()],
+        lambda name: all(s.statistics[kind].record(name) for s in ordered for kind in kinds),
+    )
+    return CheckpointPlan(
+        spec, options.method, values, base, ordered, references, groups, outline, rank
+    )
+
+
+def _with_references(
+    repository: Repository,
+    path: str,
+    options: MergeOptions,
+    values: dict[str, Any],
+    base: Source | None,
+    ordered: tuple[Source, ...],
+) -> tuple[Source | None, tuple[Source, ...], dict[str, Source]]:
+    """The further models that the method asks for, with the groups that all have to have then."""
+    references = {}
+    for name, revision in options.method.references(values).items():
+        # By its commit: a name may mean another one when the merge is verified.
+        values[name] = repository.commit(revision)
+        references[name] = open_source(repository, values[name], path, revision)
+    if references:
+        base, every = adapters.aligned(base, [*ordered, *references.values()])
+        ordered, others = every[: len(ordered)], every[len(ordered) :]
+        references = dict(zip(references, others, strict=True))
+    return base, ordered, references
+
+
+def _as_stored(group: GroupPlan, outline: Outline | None) -> GroupPlan:
+    """A product that nobody changed is kept, unless the result's format has no word for its scale:
+    then its factors are made anew."""
+    record = group.record
+    if outline and group.state == "identical" and isinstance(record, Product):
+        rank = record.down.shape[0] if record.down else 1
+        if record.down is None or not outline.can_say(group.name, rank, record.scale):
+            return replace(group, state="merged")
+    return group
 
 
 def check_statistic(sources: Sequence[Source], kind: str, method: str) -> None:
@@ -240,11 +293,14 @@ def layer_shape(group: GroupPlan, models: int) -> LayerShape:
 
 def _canonical_order(constituents: Sequence[Source], options: MergeOptions) -> tuple[Source, ...]:
     """Sorted by object id, so that the order of the heads does not matter; as given where an
-    option speaks of positions."""
-    positional = {p.option for p in options.method.hyperparameters if p.positional}
-    if positional & set(options.given):
+    option speaks of positions; at its default, which the trailers name too, it favours none."""
+    method = options.method
+    values = method.options(options.given)
+    if method.ordered or any(
+        p.positional and values[p.name] != p.default for p in method.hyperparameters
+    ):
         return tuple(constituents)
-    return tuple(sorted(constituents, key=lambda source: source.blob))
+    return tuple(sorted(constituents, key=lambda source: source.identity))
 
 
 def _plan_groups(base: Source | None, constituents: Sequence[Source]) -> Iterable[GroupPlan]:
@@ -314,6 +370,12 @@ def _elements(group: GroupPlan) -> int:
     return prod(group.record.shape) if group.record else 0
 
 
-def _gram_bytes(group: GroupPlan, width: int) -> int:
+def working_bytes(group: GroupPlan, gram: bool) -> int:
+    """What solving a group's linear system holds in float64, for any number of constituents.
+
+    Base, start, right side, residual, direction, image, one constituent and the result; with Gram
+    matrices one as stored, one unpacked, their sum and its factor.
+    """
     shape = layer_shape(group, 1)
-    return shape.inputs * shape.inputs * width if shape.outputs > 1 else 0
+    matrices = 4 * shape.inputs**2 if gram and shape.outputs > 1 else 0
+    return 8 * (8 * _elements(group) + matrices)

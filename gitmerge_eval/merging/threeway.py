@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING
 
 from gitmerge_eval.checkpoints import statistics_index
 from gitmerge_eval.checkpoints.lfs import ObjectStore
+from gitmerge_eval.checkpoints.lora import configuration_of, has_factors
 from gitmerge_eval.checkpoints.metadata import Metadata
 from gitmerge_eval.errors import CheckpointError, MergeRefused
 from gitmerge_eval.git.repository import Repository
+from gitmerge_eval.hyperparameters import Hyperparameter
 from gitmerge_eval.merging import options as merge_options
 from gitmerge_eval.merging.computing import compute
-from gitmerge_eval.merging.engine import choose_accumulate, choose_device
+from gitmerge_eval.merging.devices import choose_accumulate
 from gitmerge_eval.merging.options import MergeOptions
 from gitmerge_eval.merging.planning import plan_checkpoint
-from gitmerge_eval.merging.sources import Source, open_source
-from gitmerge_eval.records import Hyperparameter, MergeMethod, ParameterGroup
+from gitmerge_eval.merging.sources import Source, as_adapter, open_source
+from gitmerge_eval.records import MergeMethod, ParameterGroup
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,13 +40,11 @@ TASK_VECTOR = MergeMethod(
     name="task-vector",
     title="addition of the other side's task vector",
     kernel=add_task_vector,
+    arrays="any",
     reference="Ilharco et al. 2023, arXiv 2212.04089",
-    hyperparameters=(
-        Hyperparameter(
-            "scale", float, 1.0, "the factor of their task vector", "λ", positional=True
-        ),
-    ),
+    hyperparameters=(Hyperparameter("scale", float, 1.0, "the factor of their task vector", "λ"),),
     needs_base=lambda options: True,
+    ordered=True,
 )
 """What the driver does unless another method is configured; its sides are not alike."""
 
@@ -74,13 +74,12 @@ def merge_files(
         )
         if source is not None
     ]
-    device = choose_device(chosen.device, chosen.method)
     accumulate = choose_accumulate(chosen.accumulate)
     plan = plan_checkpoint(repository, path, chosen, original, sides, accumulate)
     if conflicts := plan.in_state("conflict"):
         listed = "\n".join(f"  {group.name}: {group.remark}" for group in conflicts)
         raise MergeRefused(f"CONFLICT (model): '{path}': these groups cannot be merged:\n{listed}")
-    done = compute(plan, ObjectStore(repository), device=device)
+    done = compute(plan, ObjectStore(repository), resources=chosen.resources)
     ours.write_bytes(done.metadata.serialize())
     return [f"{path}: {plan.spec.method}, {done.report.count('merged')} parameter groups merged"]
 
@@ -103,7 +102,13 @@ def _source(repository: Repository, file: Path, path: str, label: str) -> Source
         metadata = Metadata.parse(data)
     except CheckpointError as error:
         raise error.within(f"'{path}' of '{label}'") from None
-    return Source(label, "", path, repository.write_blob(data), metadata)
+    if (beside := configuration_of(path)) and has_factors(metadata.groups):
+        raise MergeRefused(
+            f"'{path}': an adapter's factors cannot be merged without '{beside}', which a merge "
+            "driver cannot change; use 'git merge -X method=task-arithmetic <branch>', or merge "
+            "the adapter into its model"
+        )
+    return as_adapter(repository, Source(label, "", path, repository.write_blob(data), metadata))
 
 
 def _with_statistics(repository: Repository, source: Source) -> Source:

@@ -1,7 +1,8 @@
-"""Merge methods; torch only. A file here exports METHOD, and adding the file adds the method.
+"""Merge methods: pure kernels for torch tensors and, where a method takes any arrays, NumPy's.
 
-Other distributions add theirs by an entry point of the group ``gitmerge_eval.methods`` that names
-a MergeMethod. Loading the declarations does not import torch: kernels do, when they run.
+A file here exports METHOD, and adding the file adds the method. Other distributions add theirs by
+an entry point of the group ``gitmerge_eval.methods`` that names a MergeMethod. Loading the
+declarations imports neither library: kernels do, when they run.
 """
 
 from __future__ import annotations

@@ -1,16 +1,19 @@
 """The linear systems A X = B of RegMean and MaTS: X is a weight as a d×k matrix, inputs first.
 
-Solved in float64 whatever the group's dtype: Gram matrices of activations have condition numbers
-at which float32 keeps no digit of the directions with little data.
+Solved in float64 by default, whatever the group's dtype: Gram matrices of activations have
+condition numbers at which float32 keeps no digit of the directions with little data. A GPU whose
+float64 is slow may be told to take float32, or TF32 in its matrix products.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from gitmerge_eval.errors import SingularGram, StaleStatistic
+from gitmerge_eval.hyperparameters import Hyperparameter
 from gitmerge_eval.records import ParameterGroup
 
 if TYPE_CHECKING:
@@ -28,9 +31,53 @@ _LONGEST = 10.0
 _ROUNDING = 1e-7
 
 
-def as_matrix(tensor: Tensor, input_axis: int) -> Tensor:
-    """A weight as a float64 d×k matrix: (out, in, …) is transposed, (in, out) is taken as it is."""
-    matrix = tensor.reshape(tensor.shape[0], -1).double()
+PRECISION = Hyperparameter(
+    name="precision",
+    type=str,
+    default="float64",
+    help="of the linear systems: tf32 is float32 with a GPU's TensorFloat-32 products",
+    choices=("float64", "float32", "tf32"),
+)
+
+_tf32_lock = Lock()
+_tf32_users = 0
+_precision_before = ""
+
+
+@contextmanager
+def products(precision: str) -> Iterator[None]:
+    """Lets CUDA round the factors of float32 products to TF32 inside, with precision 'tf32'.
+
+    torch has one setting for the process: the last group to leave puts it back.
+    """
+    if precision != "tf32":
+        yield
+        return
+    import torch
+
+    global _tf32_users, _precision_before
+    with _tf32_lock:
+        if _tf32_users == 0:
+            _precision_before = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision("high")
+        _tf32_users += 1
+    try:
+        yield
+    finally:
+        with _tf32_lock:
+            _tf32_users -= 1
+            if _tf32_users == 0:
+                torch.set_float32_matmul_precision(_precision_before)
+
+
+def solved_in(tensor: Tensor, precision: str) -> Tensor:
+    """The tensor in the precision of the linear system."""
+    return tensor.double() if precision == "float64" else tensor.float()
+
+
+def as_matrix(tensor: Tensor, input_axis: int, precision: str) -> Tensor:
+    """A weight as a d×k matrix: (out, in, …) is transposed, (in, out) is taken as it is."""
+    matrix = solved_in(tensor.reshape(tensor.shape[0], -1), precision)
     return matrix.T if input_axis == 1 else matrix
 
 
@@ -40,27 +87,29 @@ def as_weight(matrix: Tensor, like: Tensor, input_axis: int) -> Tensor:
     return weight.reshape(like.shape).to(like.dtype)
 
 
-def checked_grams(group: ParameterGroup) -> tuple[Tensor, ...] | None:
-    """The group's Gram matrices, or None; StaleStatistic where they are not d×d."""
-    grams = group.statistics.get("gram")
-    if grams is None:
-        return None
-    shape = group.constituents[0].shape
-    inputs = math.prod(shape[:1] if group.input_axis == 0 else shape[1:])
-    for gram in grams:
+def systems(
+    group: ParameterGroup, start: Tensor, precision: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """G_i (d×d) and W_i - X_0 (d×k) for each constituent; ``start`` is X_0 as d×k.
+
+    One constituent is in memory at a time. StaleStatistic where a Gram matrix is not d×d.
+    """
+    inputs = start.shape[0]
+    for tensor, gram in zip(group.constituents, group.statistics["gram"], strict=True):
         if tuple(gram.shape) != (inputs, inputs):
             raise StaleStatistic(
                 f"a Gram matrix of '{group.name}' is {'×'.join(map(str, gram.shape))} and the "
                 f"layer has {inputs} inputs; recompute it with 'gitmerge-eval stats gram'"
             )
-    return grams
+        matrix = solved_in(gram, precision)
+        yield matrix, as_matrix(tensor, group.input_axis, precision) - start
 
 
 def solve(matrix: Tensor, right: Tensor, longest: float, name: str) -> tuple[Tensor, float]:
     """X of A X = B by Cholesky, and the ridge that A needed, relative to its mean diagonal.
 
-    ``matrix`` (d×d, symmetric, positive semidefinite) and ``right`` (d×k) are float64. The ridge is
-    the smallest of :data:`RIDGES` with which the factorisation succeeds and X is finite and not
+    ``matrix`` is d×d, symmetric and positive semidefinite, ``right`` d×k. The ridge is the smallest
+    of :data:`RIDGES` with which the factorisation succeeds and X is finite and not
     longer than ten times ``longest``. Raises SingularGram where none does.
     """
     import torch
@@ -110,8 +159,3 @@ def conjugate_gradient(
         direction = torch.addcmul(residual, direction, torch.where(going, following / squared, 0.0))
         squared = following
     return solution, residual
-
-
-def differences(group: ParameterGroup, start: Tensor) -> Sequence[Tensor]:
-    """W_i - X_0 for each constituent, as float64 d×k matrices; ``start`` is X_0 as such."""
-    return [as_matrix(tensor, group.input_axis) - start for tensor in group.constituents]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from gitmerge_eval.errors import InvalidOption
-from gitmerge_eval.records import Hyperparameter
+from gitmerge_eval.hyperparameters import Hyperparameter
 
 TENTHS = tuple(step / 10 for step in range(1, 11))
 

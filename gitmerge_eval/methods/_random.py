@@ -8,43 +8,41 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from gitmerge_eval.records import canonical_json
+from gitmerge_eval.methods import _arrays as arrays
+from gitmerge_eval.records import Positions, canonical_json
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+    from gitmerge_eval.records import Array
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _LANES = 4
-# Counters at a time: on a CPU the words of a block stay in its cache.
-_CPU_BLOCK = 1 << 14
-_GPU_BLOCK = 1 << 22
+# Elements of a whole group at a time: on a CPU their words stay in its cache.
+_CPU_BLOCK = 1 << 15
+_GPU_BLOCK = 1 << 24
 
 
-def philox(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Philox4x32-10: four words of 32 bits (in int64) for each counter of four such words."""
-    a, b, c, d = counter
+def philox(counter: tuple[Array, Array], key: tuple[int, int]) -> tuple[Array, Array]:
+    """Philox4x32-10 of the counters a, b, c, d, two in a word of 64 bits: a·2^32 + b, c·2^32 + d.
+
+    A round makes of them hi(m₂c) ⊕ b ⊕ k₁, lo(m₂c), hi(m₁a) ⊕ d ⊕ k₂, lo(m₁a): the words m₂c and
+    m₁a with b ⊕ k₁ and d ⊕ k₂ added to their upper halves. Everything is modulo 2^64, so that
+    signed words get the same bits as unsigned ones.
+    """
+    left, right = counter
     for number in range(_ROUNDS):
         first = (key[0] + number * _WEYL[0]) & _MASK
         second = (key[1] + number * _WEYL[1]) & _MASK
-        high_a, low_a = _multiply(a, _MULTIPLIERS[0])
-        high_c, low_c = _multiply(c, _MULTIPLIERS[1])
-        a, b, c, d = high_c ^ b ^ first, low_c, high_a ^ d ^ second, low_a
-    return a, b, c, d
-
-
-def _multiply(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
-    """The high and the low 32 bits of word · multiplier, for a multiplier of at least 2^31.
-
-    The unsigned product does not fit an int64; that with multiplier - 2^32 does, and lacks
-    word · 2^32, which is ``word`` in the high half.
-    """
-    product = word * (multiplier - (1 << 32))
-    low = product & _MASK
-    return (product >> 32).add_(word), low
+        by_left, by_right = arrays.upper_half(left), arrays.upper_half(right)
+        by_left *= _MULTIPLIERS[0]
+        by_right *= _MULTIPLIERS[1]
+        upper_left, upper_right = left ^ first, right ^ second
+        upper_left <<= 32
+        upper_right <<= 32
+        left, right = by_right ^ upper_left, by_left ^ upper_right
+    return left, right
 
 
 def stream(*identity: object) -> tuple[int, int, int, int]:
@@ -58,32 +56,45 @@ def stream(*identity: object) -> tuple[int, int, int, int]:
     )
 
 
-def words(
-    start: int, count: int, words_of: tuple[int, int, int, int], device: torch.device
-) -> Tensor:
-    """The words at positions ``start`` to ``start + count`` of a stream, int64 in [0, 2^32)."""
-    import torch
-
-    first, last = start // _LANES, -(-(start + count) // _LANES)
-    index = torch.arange(first, last, dtype=torch.int64, device=device)
-    upper = (torch.full_like(index, words_of[2]), torch.full_like(index, words_of[3]))
-    lanes = philox((index & _MASK, index >> 32, *upper), words_of[:2])
-    offset = start - first * _LANES
-    return torch.stack(lanes, dim=-1).reshape(-1)[offset : offset + count]
-
-
 def kept(
-    shape: torch.Size, drop_rate: float, identity: tuple[object, ...], device: torch.device
-) -> Tensor:
-    """A boolean mask that is False with probability ``drop_rate``, to a resolution of 2^-32."""
-    import torch
+    vector: Array,
+    drop_rate: float,
+    identity: tuple[object, ...],
+    positions: Positions | None = None,
+) -> Array:
+    """A mask for the vector that is False with probability ``drop_rate``, to a resolution of 2^-32.
 
-    result = torch.empty(shape, dtype=torch.bool, device=device)
-    flat = result.view(-1)
+    An element is kept where the word at its position in the identity's stream is at least
+    ``drop_rate``·2^32. Of a tile it is the part of the whole group's mask at its ``positions``.
+    """
+    words_of = stream(*identity)
     threshold = round(drop_rate * (1 << 32))
-    key = stream(*identity)
-    block = (_CPU_BLOCK if device.type == "cpu" else _GPU_BLOCK) * _LANES
-    for start in range(0, flat.numel(), block):
-        count = min(block, flat.numel() - start)
-        flat[start : start + count] = words(start, count, key, device) >= threshold
-    return result
+    if positions is not None:
+        return _kept_at(positions, threshold, words_of, vector).reshape(vector.shape)
+    flat = vector.reshape(-1)
+    mask = arrays.mask_like(flat)
+    block = _GPU_BLOCK if arrays.on_gpu(vector) else _CPU_BLOCK
+    for start in range(0, len(flat), block):
+        stop = min(start + block, len(flat))
+        part = Positions((start,), stop - start)
+        mask[start:stop] = _kept_at(part, threshold, words_of, vector)[0]
+    return mask.reshape(vector.shape)
+
+
+def _kept_at(
+    positions: Positions, threshold: int, words_of: tuple[int, int, int, int], like: Array
+) -> Array:
+    """The mask of a tile, row by row; counters that a row shares with its neighbours are hashed
+    once more."""
+    shifts = [start % _LANES for start in positions.starts]
+    counters = -(-(positions.run + max(shifts)) // _LANES)
+    index = arrays.words([start // _LANES for start in positions.starts], like)[:, None]
+    index = index + arrays.word_range(counters, like)
+    left = (index << 32) ^ (index >> 32)  # the lower word comes first
+    right = (arrays.words(words_of[2:3], like) << 32) ^ arrays.words(words_of[3:], like)
+    left, right = philox((left, right), words_of[:2])
+    lanes = arrays.upper_half(left), left & _MASK, arrays.upper_half(right), right & _MASK
+    mask = arrays.interleaved([lane >= threshold for lane in lanes])
+    if len(set(shifts)) == 1:
+        return mask[:, shifts[0] : shifts[0] + positions.run]
+    return arrays.shifted_rows(mask, shifts, positions.run)

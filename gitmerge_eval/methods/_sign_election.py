@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from gitmerge_eval.methods import _arrays as arrays
 from gitmerge_eval.methods._sums import plain_sum
 from gitmerge_eval.records import Groups, ParameterGroup
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from gitmerge_eval.records import Array
 
 MAJORITY_SIGN = "majority_sign"
 
 
 def elected_mean(
-    base: Tensor, vectors: Sequence[Tensor], scale: float, majority: float | None = None
-) -> Tensor:
+    base: Array, vectors: Sequence[Array], scale: float, majority: float | None = None
+) -> Array:
     """θ_p + λ · (mean of the v_i ≠ 0 whose sign is the elected one; 0 where there is none).
 
     Elected is sgn(Σ v_i) and, where that sum is 0, ``majority``, by default the group's:
@@ -24,34 +25,38 @@ def elected_mean(
     """
     if not vectors:
         return base
-    elected = plain_sum(vectors).sign_()
-    leaning = _tally(elected).sign() if majority is None else majority
-    elected = elected.where(elected != 0, leaning)
-    total = count = None
+    elected = arrays.sign(plain_sum(vectors))
+    leaning = _sign(_tally(elected)) if majority is None else majority
+    elected = arrays.where(elected != 0, elected, leaning)
+    # Σ |v_i| over the v_i that agree; the sign is put back at the end, which is exact.
+    result, number = arrays.zeros_like(base), arrays.counters_like(base)
     for vector in vectors:
-        agrees = (vector.sign() == elected).logical_and_(vector != 0)
-        part, one = vector.masked_fill(~agrees, 0), agrees.to(base.dtype)
-        total = part if total is None else total.add_(part)
-        count = one if count is None else count.add_(one)
-    assert total is not None
-    assert count is not None
-    return total.div_(count.clamp_(min=1)).mul_(scale).add_(base)
+        agreeing = vector * elected
+        number += agreeing > 0
+        result += arrays.raise_to(agreeing, 0)
+    result /= arrays.raise_to(number, 1)
+    result *= elected
+    result *= scale
+    result += base
+    return result
 
 
 def majority_sign(
-    groups: Groups, vectors: Callable[[ParameterGroup], Sequence[Tensor]]
+    groups: Groups, vectors: Callable[[ParameterGroup], Sequence[Array]]
 ) -> tuple[float, ...]:
     """sgn(Σ sgn(Σ v_i)) over all elements of the model, as one number."""
-    total = 0
-    for group in groups():
+
+    def tally(group: ParameterGroup) -> int:
         found = vectors(group)
-        if found:
-            total += int(_tally(plain_sum(found).sign_()))
-    return (float((total > 0) - (total < 0)),)
+        return _tally(plain_sum(found)) if found else 0
+
+    return (_sign(sum(groups(tally))),)
 
 
-def _tally(signs: Tensor) -> Tensor:
-    """The number of pluses less that of minuses, counted in integers."""
-    import torch
+def _tally(values: Array) -> int:
+    """The number of positive values less that of negative ones."""
+    return arrays.count(values > 0) - arrays.count(values < 0)
 
-    return signs.sum(dtype=torch.int64)
+
+def _sign(number: int) -> float:
+    return float((number > 0) - (number < 0))

@@ -6,18 +6,20 @@ division by a number, and a library's own reduction round differently on CPU and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from gitmerge_eval.methods import _arrays as arrays
+
 if TYPE_CHECKING:
-    from torch import Tensor
+    from gitmerge_eval.records import Array
 
 _BLOCK = 1 << 18
 
 
 def combination(
-    tensors: Sequence[Tensor], coefficients: Sequence[float], *, total: float | None = None
-) -> Tensor:
+    tensors: Sequence[Array], coefficients: Sequence[float], *, total: float | None = None
+) -> Array:
     """Σ c_i x_i, computed as s·x_r + Σ c_i (x_i - x_r) with s = Σ c_i and c_r the largest.
 
     Fine-tuned models are near one another, so that the differences are almost exact and the sum is
@@ -28,57 +30,70 @@ def combination(
     May return one of ``tensors`` itself.
     """
     if len(tensors) == 2 and coefficients[0] == coefficients[1]:
-        return (tensors[0] + tensors[1]).mul_(coefficients[0])
+        result = tensors[0] + tensors[1]
+        result *= coefficients[0]
+        return result
     largest = max(range(len(tensors)), key=lambda i: coefficients[i])
     reference = tensors[largest]
     whole = sum(coefficients) if total is None else total
     result = reference if whole == 1 else reference * whole
     difference = None
-    for i, (tensor, coefficient) in enumerate(zip(tensors, coefficients, strict=True)):
+    for i, coefficient in enumerate(coefficients):
         if i != largest and coefficient != 0:
-            part = (tensor - reference).mul_(coefficient)
-            difference = part if difference is None else difference.add_(part)
-    return result if difference is None else result + difference
+            part = tensors[i] - reference
+            part *= coefficient
+            difference = part if difference is None else _add(difference, part)
+    return result if difference is None else _add(difference, result)
 
 
-def add_scaled(base: Tensor, vectors: Sequence[Tensor], factor: float) -> Tensor:
-    """θ_p + factor · Σ v_i; the base itself where there are no vectors."""
-    if not vectors:
+def add_scaled(base: Array, vectors: Iterable[Array], factor: float) -> Array:
+    """θ_p + factor · Σ v_i, with vectors that may be overwritten; the base where there are none."""
+    total = None
+    for vector in vectors:
+        total = vector if total is None else _add(total, vector)
+    if total is None:
         return base
-    total = plain_sum(vectors)
-    return total.mul_(factor).add_(base)
+    total *= factor
+    return _add(total, base)
 
 
-def plain_sum(tensors: Sequence[Tensor]) -> Tensor:
-    """Σ x_i from the first to the last, in a tensor of its own."""
-    total = tensors[0].clone()
-    for tensor in tensors[1:]:
-        total.add_(tensor)
+def plain_sum(tensors: Sequence[Array]) -> Array:
+    """Σ x_i from the first to the last; of one tensor that tensor itself."""
+    total = tensors[0]
+    for number, tensor in enumerate(tensors[1:]):
+        total = _add(total, tensor) if number else total + tensor
     return total
 
 
-def inner_product(first: Tensor, second: Tensor) -> Tensor:
-    """⟨x, y⟩ in float64 as a 0-d tensor on the device, in one order on every device.
+def inner_product(first: Array, second: Array) -> Array | float:
+    """⟨x, y⟩ in float64 as a 0-d array on the device, in one order on every device.
 
     Blocks of a fixed size are added up by halving, and the blocks' sums from first to last.
     """
-    import torch
-
     left, right = first.reshape(-1), second.reshape(-1)
-    total = torch.zeros((), dtype=torch.float64, device=first.device)
-    for start in range(0, left.numel(), _BLOCK):
-        block = left[start : start + _BLOCK].double() * right[start : start + _BLOCK].double()
-        total = total + _halved(block)
+    total: Array | float = 0.0
+    for start in range(0, len(left), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        total = total + _halved(arrays.as_float64(left[block]) * arrays.as_float64(right[block]))
     return total
 
 
-def _halved(values: Tensor) -> Tensor:
-    """The sum of a 1-d tensor by adding its second half to its first until one value is left."""
-    import torch
+def _add(total: Array, part: Array) -> Array:
+    """The sum, in the memory of ``total``."""
+    total += part
+    return total
 
-    size = 1 << (values.numel() - 1).bit_length()
-    values = torch.nn.functional.pad(values, (0, size - values.numel()))
-    while size > 1:
-        size //= 2
-        values = values[:size] + values[size:]
+
+def _halved(values: Array) -> Array:
+    """The sum of a 1-d array by adding its second half to its first until one value is left.
+
+    The halves are those of the next power of two; what lies beyond the array's end is left out.
+    """
+    left = len(values)
+    half = 1 << (left - 1).bit_length() >> 1
+    while half:
+        if left > half:
+            values[: left - half] += values[half:left]
+            left = half
+        half >>= 1
     return values[0]

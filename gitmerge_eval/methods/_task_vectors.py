@@ -10,10 +10,10 @@ from gitmerge_eval.methods._sums import add_scaled
 from gitmerge_eval.records import ParameterGroup
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from gitmerge_eval.records import Array
 
 
-def base_of(group: ParameterGroup) -> Tensor:
+def base_of(group: ParameterGroup) -> Array:
     """θ_p; MissingBase where the group has none."""
     if group.base is None:
         raise MissingBase(
@@ -28,22 +28,20 @@ def changed(group: ParameterGroup) -> tuple[int, ...]:
     return tuple(i for i, is_changed in enumerate(group.changed) if is_changed)
 
 
-def task_vector(group: ParameterGroup, index: int) -> Tensor:
+def task_vector(group: ParameterGroup, index: int) -> Array:
     """τ_i = θ_i - θ_p of one constituent."""
     return group.constituents[index] - base_of(group)
 
 
-def add_task_vectors(group: ParameterGroup, scale: float) -> Tensor:
+def add_task_vectors(group: ParameterGroup, scale: float) -> Array:
     """θ_p + λ Σ τ_i; with λ = 1 and one constituent that changed, that constituent itself."""
     moved = changed(group)
     if scale == 1 and len(moved) == 1:
         return group.constituents[moved[0]]
-    return add_scaled(base_of(group), [task_vector(group, i) for i in moved], scale)
+    return add_scaled(base_of(group), (task_vector(group, i) for i in moved), scale)
 
 
-def thinned_task_vector(
-    group: ParameterGroup, index: int, *, drop_rate: float, seed: int
-) -> Tensor:
+def thinned_task_vector(group: ParameterGroup, index: int, *, drop_rate: float, seed: int) -> Array:
     """(1 - m) ⊙ τ_i, m ~ Bernoulli(p): DARE's mask, not rescaled.
 
     m is a function of the seed, the group's name, the constituent's identity and the position.
@@ -51,5 +49,6 @@ def thinned_task_vector(
     vector = task_vector(group, index)
     if drop_rate == 0:
         return vector
-    mask = kept(vector.shape, drop_rate, (seed, group.name, group.identities[index]), vector.device)
-    return vector.masked_fill_(~mask, 0)
+    identity = (seed, group.name, group.identities[index])
+    vector *= kept(vector, drop_rate, identity, group.positions)
+    return vector

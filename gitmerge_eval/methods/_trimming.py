@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from gitmerge_eval.methods._task_vectors import changed
-from gitmerge_eval.records import Groups, ParameterGroup
+from gitmerge_eval.records import Groups, ParameterGroup, Part
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from gitmerge_eval.records import Array
 
-TaskVector = Callable[[ParameterGroup, int], "Tensor"]
+TaskVector = Callable[[ParameterGroup, int], "Array"]
 """The task vector of one constituent, by its position."""
 
 TRIM_THRESHOLD = "trim_threshold"
 
 
-def trimmed(group: ParameterGroup, task_vector: TaskVector) -> tuple[Tensor, ...]:
+def trimmed(group: ParameterGroup, task_vector: TaskVector) -> tuple[Array, ...]:
     """The task vectors that are not zero, each cut to |τ| ≥ its ``trim_threshold``.
 
     A group without that scalar is not trimmed.
@@ -27,7 +28,7 @@ def trimmed(group: ParameterGroup, task_vector: TaskVector) -> tuple[Tensor, ...
     for index in changed(group):
         vector = task_vector(group, index)
         if thresholds is not None:
-            vector = vector.masked_fill(vector.abs() < thresholds[index], 0)
+            vector *= abs(vector) >= thresholds[index]
         vectors.append(vector)
     return tuple(vectors)
 
@@ -41,9 +42,10 @@ def trim_thresholds(
     """
     from gitmerge_eval.statistics.trimmed import thresholds
 
-    def vectors() -> Iterator[tuple[int, Tensor]]:
-        for group in groups():
-            for index in changed(group):
-                yield index, task_vector(group, index)
+    def vectors(function: Callable[[int, Array], Part]) -> Iterator[Part]:
+        def of_group(group: ParameterGroup) -> list[Part]:
+            return [function(index, task_vector(group, index)) for index in changed(group)]
+
+        return chain.from_iterable(groups(of_group))
 
     return thresholds(vectors, models, density)

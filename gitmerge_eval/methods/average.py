@@ -9,10 +9,10 @@ from gitmerge_eval.methods._sums import combination
 from gitmerge_eval.records import MergeMethod, ParameterGroup
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from gitmerge_eval.records import Array
 
 
-def average(group: ParameterGroup, *, weights: tuple[float, ...] | None = None) -> Tensor:
+def average(group: ParameterGroup, *, weights: tuple[float, ...] | None = None) -> Array:
     """θ = Σ w_i θ_i with Σ w_i = 1; w_i = 1/M where no weights are given.
 
     Raises InvalidOption where the weights are not M numbers with a positive sum.
@@ -30,6 +30,7 @@ METHOD = MergeMethod(
     name="average",
     title="Simple averaging",
     kernel=average,
+    arrays="any",
     reference="Choshen et al. 2022, arXiv 2204.03044; Wortsman et al. 2022, arXiv 2203.05482",
     hyperparameters=(WEIGHTS,),
     merging_flops=lambda shape, options: shape.models * shape.inputs * shape.outputs,

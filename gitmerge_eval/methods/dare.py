@@ -13,12 +13,12 @@ from gitmerge_eval.methods.task_arithmetic import DEFAULT_SCALE
 from gitmerge_eval.records import MergeMethod, ParameterGroup
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from gitmerge_eval.records import Array
 
 
 def dare(
     group: ParameterGroup, *, scale: float = DEFAULT_SCALE, drop_rate: float = 0.5, seed: int = 0
-) -> Tensor:
+) -> Array:
     """θ = θ_p + λ Σ (1-m_i) ⊙ τ_i / (1-p), m_i ~ Bernoulli(p) (Yu et al. 2024).
 
     p = 0 is task arithmetic, p = 1 is θ_p. The mask depends on the seed, the group's name, the
@@ -29,10 +29,10 @@ def dare(
     base = vectors.base_of(group)
     if drop_rate == 1:
         return base
-    thinned = [
+    thinned = (
         vectors.thinned_task_vector(group, i, drop_rate=drop_rate, seed=seed)
         for i in vectors.changed(group)
-    ]
+    )
     return add_scaled(base, thinned, scale / (1 - drop_rate))
 
 
@@ -40,6 +40,7 @@ METHOD = MergeMethod(
     name="dare",
     title="DARE",
     kernel=dare,
+    arrays="any",
     reference="Yu et al. 2024, arXiv 2311.03099",
     hyperparameters=(
         scale_option(DEFAULT_SCALE, "the factor of the summed task vectors"),

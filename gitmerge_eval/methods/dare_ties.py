@@ -19,11 +19,11 @@ from gitmerge_eval.records import (
     LayerShape,
     MergeMethod,
     ParameterGroup,
-    WholeModelScalar,
+    Scalar,
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from gitmerge_eval.records import Array
 
 
 def dare_ties(
@@ -34,7 +34,7 @@ def dare_ties(
     density: float = 1.0,
     seed: int = 0,
     scope: str = "group",
-) -> Tensor:
+) -> Array:
     """θ = θ_p + λ · τ, τ the mean of the τ'_i that have the elected sign, with DARE's
     τ'_i = (1-m_i) ⊙ τ_i / (1-p).
 
@@ -45,7 +45,7 @@ def dare_ties(
     base = vectors.base_of(group)
     if drop_rate == 1:
         return base
-    majority = group.scalars[MAJORITY_SIGN][0] if scope == "model" else None
+    majority = group.scalars.get(MAJORITY_SIGN, (None,))[0]
     thinned = trimmed(group, _thinned(drop_rate, seed))
     return elected_mean(base, thinned, scale / (1 - drop_rate), majority)
 
@@ -54,13 +54,13 @@ def _thinned(drop_rate: float, seed: int) -> TaskVector:
     """(1-m) ⊙ τ_i. The factor 1/(1-p) is left to the scale: it is common to all elements, so that
     neither the k-th largest nor a sign depends on it."""
 
-    def vector(group: ParameterGroup, index: int) -> Tensor:
+    def vector(group: ParameterGroup, index: int) -> Array:
         return vectors.thinned_task_vector(group, index, drop_rate=drop_rate, seed=seed)
 
     return vector
 
 
-def _scalars(options: Mapping[str, Any], models: int) -> tuple[WholeModelScalar, ...]:
+def _scalars(options: Mapping[str, Any], models: int) -> tuple[Scalar, ...]:
     """As TIES', of DARE's task vectors."""
     thinned = _thinned(options["drop_rate"], options["seed"])
 
@@ -71,8 +71,8 @@ def _scalars(options: Mapping[str, Any], models: int) -> tuple[WholeModelScalar,
         return majority_sign(groups, lambda group: trimmed(group, thinned))
 
     return (
-        *([WholeModelScalar(TRIM_THRESHOLD, thresholds)] if options["density"] < 1 else []),
-        *([WholeModelScalar(MAJORITY_SIGN, majority)] if options["scope"] == "model" else []),
+        *([Scalar(TRIM_THRESHOLD, thresholds)] if options["density"] < 1 else []),
+        Scalar(MAJORITY_SIGN, majority, per_group=options["scope"] == "group"),
     )
 
 
@@ -87,6 +87,7 @@ METHOD = MergeMethod(
     name="dare-ties",
     title="DARE-TIES",
     kernel=dare_ties,
+    arrays="any",
     reference="Yadav et al. 2024, arXiv 2410.03617",
     hyperparameters=(
         scale_option(1.0, "the factor of the merged task vector"),

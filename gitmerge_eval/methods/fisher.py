@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gitmerge_eval.methods import _arrays as arrays
 from gitmerge_eval.methods._options import WEIGHTS, normalised
 from gitmerge_eval.methods._sums import combination
 from gitmerge_eval.records import MergeMethod, Outcome, ParameterGroup
@@ -17,33 +18,37 @@ def fisher(group: ParameterGroup, *, weights: tuple[float, ...] | None = None) -
 
     Raises InvalidOption where the weights are not M numbers with a positive sum.
     """
-    import torch
-
     coefficients = normalised(weights, len(group.constituents))
     mean = combination(group.constituents, coefficients, total=1.0)
-    fishers = group.statistics.get("fisher")
-    if fishers is None:
+    if "fisher" not in group.statistics:
         return Outcome(mean, remarks=("no Fisher: averaged",))
+    fishers = tuple(group.statistics["fisher"])
     largest = fishers[0]
     for information in fishers[1:]:
-        largest = torch.maximum(largest, information)
-    largest = largest.where(largest > 0, 1)
-    correction, weight = torch.zeros_like(mean), torch.zeros_like(mean)
+        largest = arrays.maximum(largest, information)
+    largest = arrays.where(largest > 0, largest, 1)
+    correction, weight = arrays.zeros_like(mean), arrays.zeros_like(mean)
     for tensor, information, coefficient in zip(
         group.constituents, fishers, coefficients, strict=True
     ):
-        relative = (information / largest).mul_(coefficient)
-        weight.add_(relative)
-        correction.add_((tensor - mean).mul_(relative))
+        relative = information / largest
+        relative *= coefficient
+        weight += relative
+        difference = tensor - mean
+        difference *= relative
+        correction += difference
     empty = weight == 0
-    value = correction.div_(weight.masked_fill_(empty, 1)).add_(mean)
-    return Outcome(value, figures={"zero_fisher": float(empty.sum())})
+    weight += empty  # 1 where there is none
+    correction /= weight
+    correction += mean
+    return Outcome(correction, figures={"zero_fisher": float(arrays.count(empty))})
 
 
 METHOD = MergeMethod(
     name="fisher",
     title="Fisher merging",
     kernel=fisher,
+    arrays="any",
     reference="Matena and Raffel 2022, arXiv 2111.09832",
     hyperparameters=(WEIGHTS,),
     statistics=lambda options: ("fisher",),

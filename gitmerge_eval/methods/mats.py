@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gitmerge_eval.errors import PrerequisiteError
+from gitmerge_eval.hyperparameters import Hyperparameter
 from gitmerge_eval.methods import _linear_system as linear
 from gitmerge_eval.methods._options import scale as scale_option
 from gitmerge_eval.methods._sums import combination
 from gitmerge_eval.methods._task_vectors import add_task_vectors
 from gitmerge_eval.methods.task_arithmetic import DEFAULT_SCALE
-from gitmerge_eval.records import Hyperparameter, LayerShape, MergeMethod, Outcome, ParameterGroup
+from gitmerge_eval.records import LayerShape, MergeMethod, Outcome, ParameterGroup
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +31,7 @@ def mats(
     init: str = "task-arithmetic",
     init_scale: float = DEFAULT_SCALE,
     system: str = "gram",
+    precision: str = "float64",
 ) -> Outcome:
     """N steps of conjugate gradient on (Σ G_i) W = Σ G_i W_i from ``init`` (Tam et al. 2024).
 
@@ -38,8 +40,8 @@ def mats(
     and 'fisher' name one of them, 'both' takes what the group has, Gram matrices first. ``init`` is
     task arithmetic with ``init_scale``, the average, or a revision (``group.references['init']``).
     A group that has no such statistic is averaged, with a remark; one constituent is returned as
-    it is. Figures: ``initial_residual`` and ``relative_residual``, ‖B - A W‖ / ‖B‖ at the start and
-    at the end.
+    it is. ``precision`` float64, float32 or tf32 is that of the system. Figures:
+    ``initial_residual`` and ``relative_residual``, ‖B - A W‖ / ‖B‖ at the start and at the end.
 
     Raises StaleStatistic for Gram matrices of another size and PrerequisiteError where the init
     revision lacks the group.
@@ -52,11 +54,9 @@ def mats(
         wanted = "Fisher" if system == "fisher" else "Gram matrix"
         return Outcome(_average(group), remarks=(f"no {wanted}: averaged",))
     start = _start(group, init, init_scale)
-    return (
-        _by_gram(group, start, iterations)
-        if kind == "gram"
-        else _by_fisher(group, start, iterations)
-    )
+    descend = _by_gram if kind == "gram" else _by_fisher
+    with linear.products(precision):
+        return descend(group, start, iterations, precision)
 
 
 def _system_of(group: ParameterGroup, wanted: str) -> str | None:
@@ -84,28 +84,26 @@ def _start(group: ParameterGroup, init: str, init_scale: float) -> Tensor:
     return group.references["init"]
 
 
-def _by_gram(group: ParameterGroup, start: Tensor, iterations: int) -> Outcome:
+def _by_gram(group: ParameterGroup, start: Tensor, iterations: int, precision: str) -> Outcome:
     """Conjugate gradient on the d×k matrix."""
-    grams = linear.checked_grams(group)
-    assert grams is not None
-    origin = linear.as_matrix(start, group.input_axis)
-    matrix, residual = origin.new_zeros(grams[0].shape), origin.new_zeros(origin.shape)
-    for gram, difference in zip(grams, linear.differences(group, origin), strict=True):
-        exact = gram.double()
-        matrix += exact
-        residual += exact @ difference
+    origin = linear.as_matrix(start, group.input_axis, precision)
+    matrix = origin.new_zeros(len(origin), len(origin))
+    residual = origin.new_zeros(origin.shape)
+    for gram, difference in linear.systems(group, origin, precision):
+        matrix += gram
+        residual += gram @ difference
     value, figures = _descend(lambda direction: matrix @ direction, origin, residual, iterations)
     return Outcome(linear.as_weight(value, start, group.input_axis), figures=figures)
 
 
-def _by_fisher(group: ParameterGroup, start: Tensor, iterations: int) -> Outcome:
+def _by_fisher(group: ParameterGroup, start: Tensor, iterations: int, precision: str) -> Outcome:
     """Conjugate gradient with the diagonal matrix Σ F_i, over all elements of the group."""
-    origin = start.double()
+    origin = linear.solved_in(start, precision)
     diagonal, residual = origin.new_zeros(origin.shape), origin.new_zeros(origin.shape)
     for tensor, fisher in zip(group.constituents, group.statistics["fisher"], strict=True):
-        exact = fisher.double()
+        exact = linear.solved_in(fisher, precision)
         diagonal += exact
-        residual += exact * (tensor.double() - origin)
+        residual += exact * (linear.solved_in(tensor, precision) - origin)
     value, figures = _descend(lambda direction: diagonal * direction, origin, residual, iterations)
     return Outcome(value.to(start.dtype), figures=figures)
 
@@ -164,6 +162,7 @@ METHOD = MergeMethod(
             help="Gram matrices, diagonal Fishers, or both: Fishers where there is no Gram matrix",
             choices=tuple(SYSTEMS),
         ),
+        linear.PRECISION,
     ),
     needs_base=lambda options: options["init"] == "task-arithmetic",
     statistics=lambda options: SYSTEMS[options["system"]],

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from gitmerge_eval.hyperparameters import Hyperparameter
 from gitmerge_eval.methods import _linear_system as system
 from gitmerge_eval.methods._options import TENTHS
 from gitmerge_eval.methods._sums import combination
-from gitmerge_eval.records import Hyperparameter, LayerShape, MergeMethod, Outcome, ParameterGroup
+from gitmerge_eval.records import LayerShape, MergeMethod, Outcome, ParameterGroup
 
 
-def regmean(group: ParameterGroup, *, off_diagonal: float = 0.9) -> Outcome:
+def regmean(
+    group: ParameterGroup, *, off_diagonal: float = 0.9, precision: str = "float64"
+) -> Outcome:
     """W = (Σ G̃_i)^-1 Σ G̃_i W_i with G̃_i = λ G_i + (1-λ) diag(G_i) (Jin et al. 2023).
 
     W_i is d×k, inputs first; G_i (d×d) is the statistic ``gram``, the mean outer product of the
     layer's inputs. Solved by Cholesky for the difference from the average, so that directions
     without data keep the average. A singular sum gets the smallest ridge that works, with a remark
     and the figure ``ridge``. A group without Gram matrices is averaged, with a remark.
+    ``precision`` float64, float32 or tf32 is that of the system.
 
     Raises StaleStatistic for Gram matrices of another size and SingularGram where no ridge works.
     """
@@ -23,24 +27,24 @@ def regmean(group: ParameterGroup, *, off_diagonal: float = 0.9) -> Outcome:
     constituents = group.constituents
     models = len(constituents)
     mean = combination(constituents, (1 / models,) * models, total=1.0)
-    grams = system.checked_grams(group)
-    if grams is None:
+    if "gram" not in group.statistics:
         return Outcome(mean, remarks=("no Gram matrix: averaged",))
     if models == 1 or mean.numel() == 0:
         return Outcome(mean)
-    start = system.as_matrix(mean, group.input_axis)
-    matrix = torch.zeros_like(grams[0], dtype=torch.float64)
+    start = system.as_matrix(mean, group.input_axis, precision)
+    matrix = start.new_zeros(len(start), len(start))
     right = torch.zeros_like(start)
     longest = torch.zeros((), dtype=torch.float64, device=start.device)
-    for gram, difference in zip(grams, system.differences(group, start), strict=True):
-        damped = gram.double() * off_diagonal
-        damped.diagonal().copy_(gram.diagonal())
-        matrix += damped
-        right += damped @ difference
-        longest = longest + torch.linalg.vector_norm(difference)
-    if not bool(matrix.any()):
-        return Outcome(mean, remarks=("the Gram matrices are zero: averaged",))
-    solution, ridge = system.solve(matrix, right, float(longest), group.name)
+    with system.products(precision):
+        for gram, difference in system.systems(group, start, precision):
+            damped = gram * off_diagonal
+            damped.diagonal().copy_(gram.diagonal())
+            matrix += damped
+            right += damped @ difference
+            longest = longest + torch.linalg.vector_norm(difference)
+        if not bool(matrix.any()):
+            return Outcome(mean, remarks=("the Gram matrices are zero: averaged",))
+        solution, ridge = system.solve(matrix, right, float(longest), group.name)
     value = system.as_weight(start + solution, mean, group.input_axis)
     if ridge == 0:
         return Outcome(value)
@@ -70,6 +74,7 @@ METHOD = MergeMethod(
             maximum=1.0,
             sweep=(0.0, *TENTHS),
         ),
+        system.PRECISION,
     ),
     statistics=lambda options: ("gram",),
     elementwise=False,

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import combinations_with_replacement
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gitmerge_eval.errors import InvalidOption
+from gitmerge_eval.hyperparameters import Hyperparameter
+from gitmerge_eval.methods import _arrays as arrays
 from gitmerge_eval.methods._costs import logarithm_flops
 from gitmerge_eval.methods._options import SCOPE_HELP, scope
 from gitmerge_eval.methods._sums import combination, inner_product
-from gitmerge_eval.records import (
-    Groups,
-    Hyperparameter,
-    LayerShape,
-    MergeMethod,
-    Outcome,
-    ParameterGroup,
-    WholeModelScalar,
-)
+from gitmerge_eval.records import Groups, LayerShape, MergeMethod, Outcome, ParameterGroup, Scalar
+
+if TYPE_CHECKING:
+    from gitmerge_eval.records import Array
 
 # Under this sine the spherical coefficients differ from the linear ones by less than its square.
 _PARALLEL = 1e-6
+INNER_PRODUCTS = "inner_products"
 
 
 def slerp(group: ParameterGroup, *, t: float = 0.5, scope: str = "group") -> Outcome:
@@ -36,8 +33,9 @@ def slerp(group: ParameterGroup, *, t: float = 0.5, scope: str = "group") -> Out
 
         θ = max_i ‖θ_i‖ · θ̄/‖θ̄‖,  θ̄ = Σ θ_i / M
 
-    θ̄ itself where it vanishes. ``scope`` 'model' takes angles and norms over the whole model
-    (the scalar ``inner_products``: ⟨θ_i, θ_j⟩ for i ≤ j). Opposite directions are remarked upon.
+    θ̄ itself where it vanishes. Angles and norms are the scalar ``inner_products``, of the group or,
+    with ``scope`` 'model', of the whole model: for two constituents ⟨a,a⟩, ⟨a,b⟩, ⟨b,b⟩, for more
+    ‖θ_1‖², …, ‖θ_M‖², ‖θ̄‖². Opposite directions are remarked upon.
 
     Raises InvalidOption for a ``t`` other than 0.5 with more than two constituents.
     """
@@ -49,31 +47,35 @@ def slerp(group: ParameterGroup, *, t: float = 0.5, scope: str = "group") -> Out
         )
     if models == 1:
         return Outcome(group.constituents[0])
-    products = group.scalars["inner_products"] if scope == "model" else _inner_products(group)
-    coefficients, remark = (
-        _spherical(products, t) if models == 2 else _mean_direction(products, models)
-    )
-    value = combination(group.constituents, coefficients)
+    products = group.scalars.get(INNER_PRODUCTS) or _inner_products(group)
+    if models == 2:
+        coefficients, remark = _spherical(products, t)
+        value = combination(group.constituents, coefficients)
+    else:
+        factor, remark = _restored_norm(products)
+        value = _mean(group) if factor == 1 else _mean(group) * factor
     return Outcome(value, remarks=(remark,) if remark else ())
 
 
-def _pairs(models: int) -> list[tuple[int, int]]:
-    """The index pairs i ≤ j in the order in which inner products are kept."""
-    return list(combinations_with_replacement(range(models), 2))
-
-
 def _inner_products(group: ParameterGroup) -> tuple[float, ...]:
-    """⟨θ_i, θ_j⟩ for all i ≤ j, brought to the host in one transfer."""
-    import torch
+    """The scalar for these elements alone, brought to the host in one transfer."""
+    if len(group.constituents) == 2:
+        first, second = group.constituents
+        pairs = ((first, first), (first, second), (second, second))
+        return arrays.numbers([inner_product(*pair) for pair in pairs])
+    vectors = (*group.constituents, _mean(group))
+    return arrays.numbers([inner_product(vector, vector) for vector in vectors])
 
-    tensors = group.constituents
-    products = [inner_product(tensors[i], tensors[j]) for i, j in _pairs(len(tensors))]
-    return tuple(torch.stack(products).tolist())
+
+def _mean(group: ParameterGroup) -> Array:
+    """θ̄."""
+    models = len(group.constituents)
+    return combination(group.constituents, (1 / models,) * models, total=1.0)
 
 
-def _whole_model(groups: Groups, options: Mapping[str, Any]) -> tuple[float, ...]:
-    """The sums of ``_inner_products`` over all groups."""
-    parts = zip(*(_inner_products(group) for group in groups()), strict=True)
+def _summed(groups: Groups, options: Mapping[str, Any]) -> tuple[float, ...]:
+    """The sums of ``_inner_products`` over groups or tiles."""
+    parts = zip(*groups(_inner_products), strict=True)
     return tuple(math.fsum(part) for part in parts)
 
 
@@ -97,19 +99,16 @@ def _spherical(products: Sequence[float], t: float) -> tuple[tuple[float, ...], 
     return (math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)), ""
 
 
-def _mean_direction(products: Sequence[float], models: int) -> tuple[tuple[float, ...], str]:
-    """MLERP's coefficients of M vectors from their inner products; and what to remark.
+def _restored_norm(products: Sequence[float]) -> tuple[float, str]:
+    """MLERP's factor of θ̄ from ‖θ_i‖² and, last, ‖θ̄‖²; and what to remark.
 
-    >>> _mean_direction((1.0, 0.0, 0.0, 1.0, 0.0, 4.0), 3)[0][0] == 2 / 6**0.5
-    True
+    >>> _restored_norm((1.0, 1.0, 4.0, 0.25))
+    (4.0, '')
     """
-    pairs = _pairs(models)
-    norms = [math.sqrt(p) for p, (i, j) in zip(products, pairs, strict=True) if i == j]
-    squares = math.fsum(p if i == j else 2 * p for p, (i, j) in zip(products, pairs, strict=True))
-    length = math.sqrt(max(squares, 0.0))
-    if length <= _PARALLEL * sum(norms):
-        return (1 / models,) * models, "the constituents cancel: averaged" if any(norms) else ""
-    return (max(norms) / length,) * models, ""
+    *norms, length = [math.sqrt(product) for product in products]
+    if length <= _PARALLEL * sum(norms) / len(norms):
+        return 1.0, "the constituents cancel: averaged" if any(norms) else ""
+    return max(norms) / length, ""
 
 
 def _merging_flops(shape: LayerShape, options: Mapping[str, Any]) -> int:
@@ -125,6 +124,7 @@ METHOD = MergeMethod(
     name="slerp",
     title="SLERP (MLERP for more than two)",
     kernel=slerp,
+    arrays="any",
     reference="Shoemake 1985; Kim et al. 2024, arXiv 2312.01026",
     hyperparameters=(
         Hyperparameter(
@@ -139,8 +139,8 @@ METHOD = MergeMethod(
         scope(f"whether norms and angles are taken {SCOPE_HELP}"),
     ),
     scalars=lambda options, models: (
-        (WholeModelScalar("inner_products", _whole_model),)
-        if options["scope"] == "model" and models > 1
+        (Scalar(INNER_PRODUCTS, _summed, per_group=options["scope"] == "group"),)
+        if models > 1
         else ()
     ),
     merging_flops=_merging_flops,

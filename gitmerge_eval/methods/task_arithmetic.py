@@ -9,13 +9,13 @@ from gitmerge_eval.methods._task_vectors import add_task_vectors
 from gitmerge_eval.records import MergeMethod, ParameterGroup
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from gitmerge_eval.records import Array
 
 # What Yadav et al. (arXiv 2306.01708) give task arithmetic where nothing can be tuned.
 DEFAULT_SCALE = 0.4
 
 
-def task_arithmetic(group: ParameterGroup, *, scale: float = DEFAULT_SCALE) -> Tensor:
+def task_arithmetic(group: ParameterGroup, *, scale: float = DEFAULT_SCALE) -> Array:
     """θ = θ_p + λ Σ τ_i, τ_i = θ_i - θ_p (Ilharco et al. 2023).
 
     Where one constituent alone changed the group and λ = 1, that constituent itself.
@@ -33,6 +33,7 @@ METHOD = MergeMethod(
     name="task-arithmetic",
     title="Task arithmetic",
     kernel=task_arithmetic,
+    arrays="any",
     reference="Ilharco et al. 2023, arXiv 2212.04089",
     hyperparameters=(scale_option(DEFAULT_SCALE, "the factor of the summed task vectors"),),
     needs_base=lambda options: True,

@@ -13,15 +13,15 @@ from gitmerge_eval.methods._options import scope as scope_option
 from gitmerge_eval.methods._sign_election import MAJORITY_SIGN, elected_mean, majority_sign
 from gitmerge_eval.methods._task_vectors import base_of, task_vector
 from gitmerge_eval.methods._trimming import TRIM_THRESHOLD, trim_thresholds, trimmed
-from gitmerge_eval.records import Groups, MergeMethod, ParameterGroup, WholeModelScalar
+from gitmerge_eval.records import Groups, MergeMethod, ParameterGroup, Scalar
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from gitmerge_eval.records import Array
 
 
 def ties(
     group: ParameterGroup, *, scale: float = 1.0, density: float = 0.2, scope: str = "group"
-) -> Tensor:
+) -> Array:
     """θ = θ_p + λ · τ, τ the mean of the trimmed τ̂_i that have the elected sign.
 
     τ̂_i keeps the elements with |τ_i| at or above the scalar ``trim_threshold`` (the ``density``
@@ -29,21 +29,22 @@ def ties(
     its place where the group has it, and must then have been made at the same density. Elected is
     sgn(Σ τ̂_i); where that is 0, the majority sign of the group or of the model (``scope``).
     """
-    majority = group.scalars[MAJORITY_SIGN][0] if scope == "model" else None
+    majority = group.scalars.get(MAJORITY_SIGN, (None,))[0]
     return elected_mean(base_of(group), _vectors(group), scale, majority)
 
 
-def _vectors(group: ParameterGroup) -> tuple[Tensor, ...]:
+def _vectors(group: ParameterGroup) -> tuple[Array, ...]:
     """The trimmed task vectors: precomputed ones where they are there."""
-    return group.statistics.get("trimmed") or trimmed(group, task_vector)
+    precomputed = group.statistics.get("trimmed")
+    return tuple(precomputed) if precomputed else trimmed(group, task_vector)
 
 
-def _scalars(options: Mapping[str, Any], models: int) -> tuple[WholeModelScalar, ...]:
+def _scalars(options: Mapping[str, Any], models: int) -> tuple[Scalar, ...]:
     """The thresholds unless everything is kept, and the model's majority sign where it counts."""
 
     def thresholds(groups: Groups, options: Mapping[str, Any]) -> tuple[float, ...]:
-        first = next(iter(groups()), None)
-        if first is not None and "trimmed" in first.statistics:
+        first = next(groups(lambda group: "trimmed" in group.statistics), False)
+        if first:
             return ()  # the statistic spares the passes over the model
         return trim_thresholds(groups, models, options["density"], task_vector)
 
@@ -51,8 +52,8 @@ def _scalars(options: Mapping[str, Any], models: int) -> tuple[WholeModelScalar,
         return majority_sign(groups, _vectors)
 
     return (
-        *([WholeModelScalar(TRIM_THRESHOLD, thresholds)] if options["density"] < 1 else []),
-        *([WholeModelScalar(MAJORITY_SIGN, majority)] if options["scope"] == "model" else []),
+        *([Scalar(TRIM_THRESHOLD, thresholds)] if options["density"] < 1 else []),
+        Scalar(MAJORITY_SIGN, majority, per_group=options["scope"] == "group"),
     )
 
 
@@ -60,6 +61,7 @@ METHOD = MergeMethod(
     name="ties",
     title="TIES",
     kernel=ties,
+    arrays="any",
     reference="Yadav et al. 2023, arXiv 2306.01708",
     hyperparameters=(
         scale_option(1.0, "the factor of the merged task vector"),

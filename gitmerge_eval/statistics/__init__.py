@@ -1,4 +1,5 @@
-"""Statistics of a constituent that methods need; torch only, no input or output.
+"""Statistics of a constituent that methods need; torch only but for TIES' thresholds, no input or
+output.
 
 A file here exports STATISTIC, and adding the file adds the statistic. Third parties add theirs
 through the entry-point group ``gitmerge_eval.statistics``.

@@ -9,12 +9,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-
-import torch
-from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from typing import TYPE_CHECKING
 
 from gitmerge_eval.records import Statistic
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STATISTIC = Statistic(
     name="fisher",
@@ -35,7 +35,7 @@ class FisherState:
     examples: int = 0
 
 
-Loss = Callable[..., Tensor]
+Loss = Callable[..., "Tensor"]
 """``loss(parameters, *example) -> scalar``: -log p(y | x) of one example without a batch axis."""
 
 
@@ -52,6 +52,9 @@ def update(
     ``batch`` holds tensors that share their first axis, one row an example; ``chunk`` bounds how
     many gradients are in memory at once and does not change the result beyond rounding.
     """
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
     gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, *(0 for _ in batch)))
     fixed = {name: tensor.detach() for name, tensor in parameters.items()}
     examples = len(batch[0])
@@ -81,5 +84,7 @@ def combine(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     With Σ F_i a merge of merges equals the joint merge. Keys that some constituent lacks are left
     out.
     """
+    import torch
+
     shared = [name for name in states[0] if all(name in state for state in states[1:])]
     return {name: functools.reduce(torch.add, (state[name] for state in states)) for name in shared}

@@ -6,7 +6,8 @@ floor(density · n)); elements equal to the threshold all stay.
 
 The threshold is found by exact selection over streamed passes: a histogram of the leading bits of
 |τ| narrows the threshold down to one bin, the next pass to one bin of that, until the elements of
-that bin are few enough to be collected and sorted. Memory does not depend on the size of the model.
+those bins are few enough to be collected. Memory does not depend on the size of the model, and
+hardly on the number of constituents.
 """
 
 from __future__ import annotations
@@ -15,11 +16,17 @@ import math
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-from torch import Tensor
+from gitmerge_eval.methods import _arrays as arrays
+from gitmerge_eval.records import Part, Statistic
 
-from gitmerge_eval.records import Statistic
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from gitmerge_eval.records import Array
 
 STATISTIC = Statistic(
     name="trimmed",
@@ -30,18 +37,25 @@ STATISTIC = Statistic(
     options=("density",),
 )
 
-Pairs = Callable[[], Iterator[tuple[str, Tensor, Tensor]]]
+Pairs = Callable[[], "Iterator[tuple[str, Tensor, Tensor]]"]
 """Starts a pass over (group name, base, constituent); integer groups may be among them."""
 
-Vectors = Callable[[], Iterator[tuple[int, Tensor]]]
-"""Starts a pass over (position of the constituent, its task vector in one group)."""
+
+class Vectors(Protocol):
+    """A pass over the task vectors, group by group or tile by tile."""
+
+    def __call__(self, function: Callable[[int, Array], Part], /) -> Iterator[Part]:
+        """``function(position of the constituent, its task vector)`` of each, in a fixed order."""
+
 
 # The 63 bits of a float64 without its sign. A float32 has all that it has in the first two digits.
 # Two passes do for most models, and at most two for float32 and four for float64.
-_DIGITS = (16, 18, 15, 14)
+_DIGITS = (17, 17, 15, 14)
 _FLOAT32_DIGITS = 2
+_ALL = sum(_DIGITS)
 _BLOCK = 1 << 18
-_COLLECTED = 1 << 22
+_COLLECTED = 1 << 23
+"""Elements, of all constituents together, that are collected: 64 megabytes."""
 
 
 def trim(pairs: Pairs, density: float) -> dict[str, Tensor]:
@@ -51,8 +65,8 @@ def trim(pairs: Pairs, density: float) -> dict[str, Tensor]:
     float32, of a float64 group float64.
     """
 
-    def vectors() -> Iterator[tuple[int, Tensor]]:
-        return ((0, vector) for _, vector, _ in _task_vectors(pairs))
+    def vectors(function: Callable[[int, Tensor], Part]) -> Iterator[Part]:
+        return (function(0, vector) for _, vector, _ in _task_vectors(pairs))
 
     (least,) = thresholds(vectors, 1, density)
     return {
@@ -65,19 +79,20 @@ def thresholds(vectors: Vectors, models: int, density: float) -> tuple[float, ..
     """For each of the constituents 0 to models - 1 the k-th largest |τ|, exactly.
 
     k = max(1, ⌊density · n⌋) of the n elements that a pass has for that constituent; 0 where it has
-    none. At most two passes for float32, four for float64; every pass must yield the same.
+    none. At most two passes for float32, four for float64; every pass must yield the same, in
+    whatever order and by however many threads.
     """
     selections = [_Selection() for _ in range(models)]
-    shift = sum(_DIGITS)
+    shift = _ALL
     for step, bits in enumerate(_DIGITS):
         if step == _FLOAT32_DIGITS and not any(selection.wide for selection in selections):
             break
-        if step and all(selection.population <= _COLLECTED for selection in selections):
-            return _sorted_out(vectors, selections, shift)
-        above, shift = shift, shift - bits
-        histograms = _histograms(vectors, selections, above, shift)
+        if step and sum(selection.population for selection in selections) <= _COLLECTED:
+            return _selected(vectors, selections, shift)
+        shift -= bits
+        histograms = _histograms(vectors, selections, bits, shift)
         for selection, histogram in zip(selections, histograms, strict=True):
-            if step == 0:
+            if step == 0 and histogram is not None:
                 size = int(histogram.sum())
                 selection.rank = min(size, max(1, math.floor(density * size)))
             _narrow(selection, histogram, bits)
@@ -87,6 +102,8 @@ def thresholds(vectors: Vectors, models: int, density: float) -> tuple[float, ..
 def _task_vectors(pairs: Pairs) -> Iterator[tuple[str, Tensor, torch.dtype]]:
     """(name, θ - θ_p in float64, the dtype to store it in) of each floating-point group that
     differs from its base."""
+    import torch
+
     for name, base, tensor in pairs():
         if tensor.is_floating_point() and not torch.equal(base, tensor):
             stored = torch.float64 if tensor.dtype == torch.float64 else torch.float32
@@ -108,58 +125,70 @@ class _Selection:
 
 
 def _histograms(
-    vectors: Vectors, selections: list[_Selection], above: int, shift: int
-) -> list[Tensor]:
-    """One pass: how many elements with the known prefix (bits from ``above`` upwards) have each
-    value of the next digit (bits ``shift`` to ``above``)."""
-    bins = 1 << (above - shift)
-    histograms = [torch.zeros(bins, dtype=torch.int64) for _ in selections]
-    for index, vector in vectors():
-        selection = selections[index]
-        selection.wide |= vector.dtype == torch.float64
-        counts = torch.zeros(bins, dtype=torch.int64, device=vector.device)
+    vectors: Vectors, selections: list[_Selection], bits: int, shift: int
+) -> list[Array | None]:
+    """One pass: how many elements with the known prefix have each value of the next digit, the
+    ``bits`` from ``shift`` upwards; None where there is no element at all."""
+    histograms: list[Array | None] = [None] * len(selections)
+    lock = Lock()
+
+    def count(index: int, vector: Array) -> None:
+        prefix = selections[index].prefix
         for keys in _keys(vector):
-            digits = (keys >> shift).sub_(selection.prefix << (above - shift))
-            if above < sum(_DIGITS):
-                digits = digits[(digits >= 0) & (digits < bins)]
-            counts += torch.bincount(digits, minlength=bins)
-        histograms[index] += counts.to(histograms[index].device)
+            keys >>= shift
+            if shift + bits < _ALL:
+                keys -= prefix << bits
+                keys = keys[(keys >= 0) & (keys < 1 << bits)]
+            counts = arrays.bincount(keys)
+            with lock:
+                selections[index].wide |= vector.dtype.itemsize == 8
+                total = histograms[index]
+                if total is None:
+                    total = histograms[index] = arrays.integers_like(counts, 1 << bits)
+                total[: len(counts)] += counts
+
+    for _ in vectors(count):
+        pass
     return histograms
 
 
-def _keys(vector: Tensor) -> Iterator[Tensor]:
+def _keys(vector: Array) -> Iterator[Array]:
     """|τ| in blocks, as integers of the same order: the bits of its float64 value."""
-    flat = vector.detach().reshape(-1)
-    for start in range(0, flat.numel(), _BLOCK):
-        # Not in place: a float64 block is a view of the caller's vector.
-        yield flat[start : start + _BLOCK].double().abs().view(torch.int64)
+    flat = vector.reshape(-1)
+    for start in range(0, len(flat), _BLOCK):
+        yield arrays.float64_bits(flat[start : start + _BLOCK]) & ((1 << _ALL) - 1)
 
 
-def _narrow(selection: _Selection, histogram: Tensor, bits: int) -> None:
+def _narrow(selection: _Selection, histogram: Array | None, bits: int) -> None:
     """Append to the prefix the digit in whose bin the element of the wanted rank lies."""
     selection.prefix <<= bits
-    if selection.rank == 0:
+    if histogram is None or selection.rank == 0:
         return
-    at_least = histogram.flip(0).cumsum(0)
-    place = int((at_least < selection.rank).sum())
-    if place:
-        selection.rank -= int(at_least[place - 1])
-    digit = len(histogram) - 1 - place
-    selection.prefix |= digit
-    selection.population = int(histogram[digit])
+    low, high = 0, 1 << bits
+    while high - low > 1:
+        middle = (low + high) // 2
+        upper = int(histogram[middle:high].sum())
+        if selection.rank <= upper:
+            low = middle
+        else:
+            high, selection.rank = middle, selection.rank - upper
+    selection.prefix |= low
+    selection.population = int(histogram[low])
 
 
-def _sorted_out(vectors: Vectors, selections: list[_Selection], shift: int) -> tuple[float, ...]:
+def _selected(vectors: Vectors, selections: list[_Selection], shift: int) -> tuple[float, ...]:
     """One pass that collects the elements with each prefix: the one of the wanted rank."""
-    found: list[list[Tensor]] = [[] for _ in selections]
-    for index, vector in vectors():
-        prefix = selections[index].prefix
+    found: list[list[Array]] = [[] for _ in selections]
+
+    def collect(index: int, vector: Array) -> None:
         for keys in _keys(vector):
-            found[index].append(keys[(keys >> shift) == prefix].cpu())
+            # Of the few, the order does not matter; appending is atomic.
+            found[index].append(keys[keys >> shift == selections[index].prefix])
+
+    for _ in vectors(collect):
+        pass
     return tuple(
-        _magnitude(int(torch.cat(keys).sort(descending=True).values[selection.rank - 1]))
-        if selection.rank
-        else 0.0
+        _magnitude(arrays.kth_largest(keys, selection.rank)) if selection.rank else 0.0
         for keys, selection in zip(found, selections, strict=True)
     )
 

@@ -106,7 +106,8 @@ def running(pid):
 
 def leftovers(repository):
     return {path.name for path in repository.git.path("gitmerge-eval").iterdir()} - {
-        "installed.json"
+        "installed.json",
+        "groups.sqlite",
     }
 
 

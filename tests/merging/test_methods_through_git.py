@@ -160,10 +160,10 @@ def dare_vectors(taus, blobs, options):
     # The masks themselves are tested against known answers in tests/methods.
     from gitmerge_eval.methods._random import kept
 
-    rate, seed, cpu = options["drop-rate"], options["seed"], torch.device("cpu")
+    rate, seed = options["drop-rate"], options["seed"]
 
     def thinned(name, tau, blob):
-        mask = kept(torch.Size(tau.shape), rate, (seed, name, blob), cpu).numpy()
+        mask = kept(tau, rate, (seed, name, blob))
         return np.where(mask, tau, 0) / (1 - rate)
 
     return [

@@ -1,6 +1,7 @@
 """Parameter groups for the tests of the methods, with whole-model scalars as an engine would."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -50,12 +51,36 @@ def as_group(
     )
 
 
+def as_numpy(group):
+    """The group with NumPy arrays of the same values, with an axis at least, as the engine has."""
+
+    def array(tensor):
+        return np.atleast_1d(tensor.numpy().copy())
+
+    return replace(
+        group,
+        constituents=tuple(map(array, group.constituents)),
+        base=array(group.base),
+        statistics={kind: tuple(map(array, found)) for kind, found in group.statistics.items()},
+        references={key: array(tensor) for key, tensor in group.references.items()},
+    )
+
+
+def passed(groups, function):
+    """A pass over groups, as an engine makes it."""
+    return map(function, groups)
+
+
 def with_scalars(method, groups, options):
     """The groups with the whole-model scalars that the method declares, one after the other."""
     groups = list(groups)
     for scalar in method.scalars(options, len(groups[0].constituents)):
-        values = scalar.compute(groups.__iter__, options)
-        groups = [replace(g, scalars={**g.scalars, scalar.name: values}) for g in groups]
+        streams = [[group] for group in groups] if scalar.per_group else [groups] * len(groups)
+        values = [scalar.compute(partial(passed, stream), options) for stream in streams]
+        groups = [
+            replace(g, scalars={**g.scalars, scalar.name: v})
+            for g, v in zip(groups, values, strict=True)
+        ]
     return groups
 
 

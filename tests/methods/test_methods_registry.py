@@ -145,12 +145,13 @@ def test_scalars_by_options():
     def names(method, **given):
         found = methods.get(method)
         options = found.options({k: str(v) for k, v in given.items()})
-        return [scalar.name for scalar in found.scalars(options, 3)]
+        scalars = found.scalars(options, 3)
+        return [scalar.name + " of each group" * scalar.per_group for scalar in scalars]
 
-    assert names("slerp") == []
+    assert names("slerp") == ["inner_products of each group"]
     assert names("slerp", scope="model") == ["inner_products"]
-    assert names("ties") == ["trim_threshold"]
-    assert names("ties", density=1) == []
+    assert names("ties") == ["trim_threshold", "majority_sign of each group"]
+    assert names("ties", density=1) == ["majority_sign of each group"]
     assert names("ties", scope="model") == ["trim_threshold", "majority_sign"]
-    assert names("dare-ties") == []
+    assert names("dare-ties") == ["majority_sign of each group"]
     assert names("dare-ties", density=0.5, scope="model") == ["trim_threshold", "majority_sign"]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from gitmerge_eval.methods._random import kept, philox, stream, words
+from gitmerge_eval.methods._random import kept, philox, stream
+from gitmerge_eval.records import Positions
 
 # Random123 1.14, tests/kat_vectors: counter, key, result.
 KNOWN_ANSWERS = [
@@ -24,7 +25,27 @@ KNOWN_ANSWERS = [
         "d16cfe09 94fdcceb 5001e420 24126ea1",
     ),
 ]
-CPU = torch.device("cpu")
+LIBRARIES = pytest.mark.parametrize("library", ["numpy", "torch"])
+
+
+def vector(size, library):
+    """A vector of that many elements: a mask depends on no more."""
+    return np.empty(size) if library == "numpy" else torch.empty(size, dtype=torch.float64)
+
+
+def packed(high, low, library):
+    """Two lists of words of 32 bits in one of 64 bits."""
+    words = np.array(
+        [(upper << 32) | lower for upper, lower in zip(high, low, strict=True)], np.uint64
+    )
+    return words if library == "numpy" else torch.from_numpy(words.view(np.int64))
+
+
+def unpacked(pair):
+    """The four words of 32 bits of each counter, as rows."""
+    left, right = (np.asarray(words).view(np.uint64) for words in pair)
+    low = np.uint64(0xFFFFFFFF)
+    return np.stack([left >> np.uint64(32), left & low, right >> np.uint64(32), right & low])
 
 
 def numbers(text):
@@ -43,59 +64,91 @@ def philox_by_hand(counter, key):
 
 
 @pytest.mark.parametrize(("counter", "key", "result"), KNOWN_ANSWERS)
-def test_known_answers(counter, key, result):
-    counters = tuple(torch.tensor([word]) for word in numbers(counter))
-    found = philox(counters, numbers(key))
-    assert tuple(int(word) for word in found) == numbers(result)
+@LIBRARIES
+def test_known_answers(counter, key, result, library):
+    a, b, c, d = numbers(counter)
+    found = unpacked(philox((packed([a], [b], library), packed([c], [d], library)), numbers(key)))
+    assert tuple(found[:, 0].tolist()) == numbers(result)
     assert philox_by_hand(numbers(counter), numbers(key)) == numbers(result)
 
 
-def test_random_counters_against_unbounded_integers():
+@LIBRARIES
+def test_random_counters_against_unbounded_integers(library):
     rng = np.random.default_rng(0)
-    counters = rng.integers(0, 1 << 32, size=(4, 50), dtype=np.int64)
+    a, b, c, d = rng.integers(0, 1 << 32, size=(4, 50)).tolist()
     key = tuple(int(k) for k in rng.integers(0, 1 << 32, size=2))
-    found = torch.stack(philox(tuple(map(torch.tensor, counters)), key))
-    for column in range(50):
-        expected = philox_by_hand([int(c) for c in counters[:, column]], key)
-        assert tuple(found[:, column].tolist()) == expected
+    found = unpacked(philox((packed(a, b, library), packed(c, d, library)), key))
+    for column, counter in enumerate(zip(a, b, c, d, strict=True)):
+        assert tuple(found[:, column].tolist()) == philox_by_hand(counter, key)
 
 
-def test_any_slice_is_a_part_of_the_whole():
-    key = stream(0, "layer", "model")
-    whole = words(0, 103, key, CPU)
-    for start, count in [(0, 1), (3, 2), (4, 4), (50, 53), (101, 2), (7, 0)]:
-        assert torch.equal(words(start, count, key, CPU), whole[start : start + count])
+def mask_by_hand(start, count, rate, identity):
+    """Whether the word at each position is at least rate · 2^32."""
+    k, m, c, d = stream(*identity)
+    mask = []
+    for position in range(start, start + count):
+        index, lane = divmod(position, 4)
+        words = philox_by_hand((index & 0xFFFFFFFF, index >> 32, c, d), (k, m))
+        mask.append(words[lane] >= rate * (1 << 32))
+    return mask
 
 
-def test_positions_beyond_32_bits():
-    key = stream(0, "layer", "model")
-    start = (1 << 34) + 4
-    expected = philox_by_hand((1, 1, key[2], key[3]), key[:2])
-    assert tuple(words(start, 4, key, CPU).tolist()) == expected
+@LIBRARIES
+def test_mask_is_that_of_the_words_at_its_positions(library):
+    identity = (0, "layer", "model")
+    whole = kept(vector(103, library), 0.5, identity)
+    assert whole.tolist() == mask_by_hand(0, 103, 0.5, identity)
+    for start, count in [(0, 1), (3, 2), (4, 4), (50, 53), (101, 2)]:
+        part = kept(vector(count, library), 0.5, identity, Positions((start,), count))
+        assert part.tolist() == whole[start : start + count].tolist()
 
 
-def test_blocks_do_not_show():
-    size = (1 << 17) + 5
-    mask = kept(torch.Size([size]), 0.4, (0, "layer", "model"), CPU)
-    expected = words(0, size, stream(0, "layer", "model"), CPU) >= round(0.4 * (1 << 32))
-    assert torch.equal(mask, expected)
+@LIBRARIES
+@pytest.mark.parametrize("starts", [(3, 15, 27, 51), (1, 10, 40)], ids=["alike", "not alike"])
+def test_rows_of_a_tile(library, starts):
+    identity = (0, "layer", "model")
+    whole = kept(vector(64, library), 0.5, identity)
+    tile = vector((len(starts), 9), library)
+    part = kept(tile, 0.5, identity, Positions(starts, 9))
+    assert part.tolist() == [whole[start : start + 9].tolist() for start in starts]
+
+
+@LIBRARIES
+def test_positions_beyond_32_bits(library):
+    start, identity = (1 << 34) + 4, (0, "layer", "model")
+    part = kept(vector(40, library), 0.5, identity, Positions((start,), 40))
+    assert part.tolist() == mask_by_hand(start, 40, 0.5, identity)
+
+
+@LIBRARIES
+def test_blocks_do_not_show(library):
+    size, identity = (1 << 17) + 5, (0, "layer", "model")
+    whole = kept(vector(size, library), 0.4, identity)
+    at_once = kept(vector(size, library), 0.4, identity, Positions((0,), size))
+    assert whole.tolist() == at_once.tolist()
+
+
+def test_numpy_and_torch_have_the_same_masks():
+    for shape in [(7, 11), (100_000,)]:
+        masks = [kept(vector(shape, library), 0.3, (1, "w", "m")) for library in ("numpy", "torch")]
+        assert masks[0].tolist() == masks[1].tolist()
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9, 0.99])
 def test_rate(rate):
     size = 200_000
-    dropped = size - int(kept(torch.Size([size]), rate, (0, "w", "m"), CPU).sum())
+    dropped = size - int(kept(torch.empty(size), rate, (0, "w", "m")).sum())
     assert abs(dropped - rate * size) < 5 * (size * rate * (1 - rate)) ** 0.5
 
 
 def test_rates_zero_and_one():
-    assert kept(torch.Size([1000]), 0.0, (0, "w", "m"), CPU).all()
-    assert not kept(torch.Size([1000]), 1.0, (0, "w", "m"), CPU).any()
+    assert kept(torch.empty(1000), 0.0, (0, "w", "m")).all()
+    assert not kept(torch.empty(1000), 1.0, (0, "w", "m")).any()
 
 
 def test_masks_differ_by_seed_group_and_constituent():
     identities = [(0, "w", "m"), (1, "w", "m"), (0, "v", "m"), (0, "w", "n"), (0, "wm", "")]
-    masks = [kept(torch.Size([20_000]), 0.5, identity, CPU) for identity in identities]
+    masks = [kept(torch.empty(20_000), 0.5, identity) for identity in identities]
     for i, mask in enumerate(masks):
         for other in masks[:i]:
             agreement = float((mask == other).double().mean())
@@ -103,6 +156,6 @@ def test_masks_differ_by_seed_group_and_constituent():
 
 
 def test_neighbours_are_uncorrelated():
-    mask = kept(torch.Size([200_000]), 0.5, (0, "w", "m"), CPU).double() * 2 - 1
+    mask = kept(torch.empty(200_000), 0.5, (0, "w", "m")).double() * 2 - 1
     for lag in (1, 2, 3, 4, 5, 8, 1024):
         assert abs(float((mask[lag:] * mask[:-lag]).mean())) < 5 / (200_000 - lag) ** 0.5

@@ -57,7 +57,7 @@ def test_a_missing_base_is_named(method):
 
 def masks_of(group, rate, seed):
     return [
-        kept(t.shape, rate, (seed, group.name, identity), torch.device("cpu")).numpy()
+        kept(t, rate, (seed, group.name, identity)).numpy()
         for t, identity in zip(group.constituents, group.identities, strict=True)
     ]
 

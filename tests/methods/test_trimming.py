@@ -18,10 +18,10 @@ def by_partition(vectors, density):
 
 
 def thresholds(groups, density, passes=None):
-    def stream():
+    def stream(function):
         if passes is not None:
             passes.append(1)
-        return iter(groups)
+        return map(function, groups)
 
     return trim_thresholds(stream, len(groups[0].constituents), density, task_vector)
 

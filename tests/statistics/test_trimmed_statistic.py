@@ -1,6 +1,7 @@
 """Trimming against a full sort."""
 
 from dataclasses import replace
+from itertools import starmap
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ def kth_largest(tensors, k):
     """The threshold at the density that keeps k elements."""
     elements = sum(tensor.numel() for tensor in tensors)
     density = min(1.0, (k + 0.5) / elements)
-    (found,) = trimmed.thresholds(lambda: ((0, tensor) for tensor in tensors), 1, density)
+    (found,) = trimmed.thresholds(lambda f: (f(0, tensor) for tensor in tensors), 1, density)
     return found
 
 
@@ -51,7 +52,7 @@ def test_constituents_are_counted_apart_and_their_vectors_left_alone():
         (2, torch.tensor([[3.0], [-2.0]], dtype=torch.float64)),
     ]
     before = [vector.clone() for _, vector in vectors]
-    assert trimmed.thresholds(lambda: iter(vectors), 3, 0.5) == (3.0, 0.0, 3.0)
+    assert trimmed.thresholds(lambda f: starmap(f, vectors), 3, 0.5) == (3.0, 0.0, 3.0)
     assert all(torch.equal(v, b) for (_, v), b in zip(vectors, before, strict=True))
 
 
@@ -129,7 +130,7 @@ def test_the_elements_that_stay_are_those_that_ties_keeps_without_the_statistic(
         )
         for name in base
     ]
-    scalars = {TRIM_THRESHOLD: trim_thresholds(lambda: iter(groups), 1, density, task_vector)}
+    scalars = {TRIM_THRESHOLD: trim_thresholds(lambda f: map(f, groups), 1, density, task_vector)}
     cut = trimmed.trim(lambda: ((n, base[n], own[n]) for n in base), density)
     assert cut.keys() == {"matrix", "vector"}
     for group in groups[:2]:

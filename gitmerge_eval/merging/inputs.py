@@ -1,0 +1,284 @@
+"""What a group is computed from: the stored tensors of base, constituents, statistics, references.
+
+Opened by a plan, read tile by tile or as whole tensors. Every object's hash is checked once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from gitmerge_eval.checkpoints.checkpoint import Checkpoint
+from gitmerge_eval.checkpoints.chunks import Chunk, chunk_shape, grid
+from gitmerge_eval.checkpoints.dtypes import BY_NAME
+from gitmerge_eval.checkpoints.lfs import ObjectStore
+from gitmerge_eval.checkpoints.lora_view import Product, ProductArray, stored_records
+from gitmerge_eval.checkpoints.metadata import DENSE, GroupRecord, Metadata
+from gitmerge_eval.checkpoints.stored_array import Readable, StoredArray, UnknownLayout, WholeArray
+from gitmerge_eval.errors import CheckpointError, NumericalError, StaleStatistic
+from gitmerge_eval.merging import tiles
+from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan
+from gitmerge_eval.merging.sources import Source, StatisticSource
+from gitmerge_eval.merging.tiles import Tile
+from gitmerge_eval.records import ParameterGroup, Positions
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+_PRODUCTS = 64
+"""Adapters' factors that are kept at a time."""
+
+Load = Callable[["Slot | None"], "Tensor"]
+"""Gives a slot's tensor on the device, in the dtype of sums; None stands for zeros."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One stored tensor of a group, and whose it is."""
+
+    record: GroupRecord
+    path: str | None
+    where: str
+    """For messages: ``branch 'x'``."""
+    kind: str = ""
+    """Of a statistic."""
+
+    @property
+    def key(self) -> str:
+        """Equal keys mean equal tensors."""
+        return self.record.object_id
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The stored tensors of one group by their parts in it; None is a statistic of zeros."""
+
+    constituents: tuple[Slot, ...]
+    base: Slot | None
+    references: Mapping[str, Slot]
+    statistics: Mapping[str, tuple[Slot | None, ...]]
+
+    @property
+    def all(self) -> tuple[Slot, ...]:
+        """Every stored tensor once: what several share is read once."""
+        statistics = [slot for kind in self.statistics.values() for slot in kind if slot]
+        base = [self.base] if self.base else []
+        listed = [*base, *self.constituents, *self.references.values(), *statistics]
+        return tuple({slot.key: slot for slot in reversed(listed)}.values())[::-1]
+
+
+class Inputs:
+    """The stored tensors of a plan's groups."""
+
+    def __init__(self, plan: CheckpointPlan, store: ObjectStore) -> None:
+        self.plan = plan
+        self.store = store
+        self._checked: dict[str, Future[Path]] = {}
+        self._products: dict[str, ProductArray] = {}
+        self._lock = Lock()
+
+    def slots(self, group: GroupPlan) -> Slots:
+        """What the group's kernel gets; StaleStatistic where only some constituents have one."""
+        plan, name = self.plan, group.name
+        return Slots(
+            constituents=tuple(_slot(s, name, f"branch '{s.label}'") for s in plan.constituents),
+            base=_slot(plan.base, name, "the base") if plan.base and plan.reads_base else None,
+            references={
+                key: _slot(source, name, f"'{source.label}'")
+                for key, source in plan.references.items()
+                if name in source.metadata.groups
+            },
+            statistics={kind: s for kind in plan.statistics if (s := self._statistic(group, kind))},
+        )
+
+    def _statistic(self, group: GroupPlan, kind: str) -> tuple[Slot | None, ...]:
+        """One statistic of all constituents; empty where the group has none and needs none."""
+        plan = self.plan
+        slots = [_statistic_slot(source.label, source.statistics[kind], group.name)
+                 for source in plan.constituents]  # fmt: skip
+        needed = kind in plan.method.statistics(plan.options)
+        if needed and None in slots and any(slots):
+            lacking = plan.constituents[slots.index(None)].label
+            raise StaleStatistic(
+                f"the statistic '{kind}' of '{lacking}' has nothing for this group while "
+                f"others have; compute it again with 'gitmerge-eval stats {kind}'"
+            )
+        shape = plan.constituents[0].metadata.groups[group.name].shape
+        for slot in slots:
+            if slot and plan.method.elementwise and slot.record.shape != shape:
+                raise StaleStatistic(
+                    f"{slot.where} has the shape {list(slot.record.shape)} for a group of "
+                    f"{list(shape)}; compute it again with 'gitmerge-eval stats {kind}'"
+                )
+        return tuple(slots) if any(slots) or not needed else ()
+
+    def check(self, slot: Slot) -> None:
+        """Compare the slot's objects with their hashes: once, from however many threads.
+
+        Raises CorruptObject or MissingObject, naming whose it is.
+        """
+        for record in stored_records([slot.record]):
+            self._verified(record, slot.where)
+
+    def _verified(self, record: GroupRecord, where: str) -> Path:
+        """The object's file."""
+        with self._lock:
+            first = record.object_id not in self._checked
+            future = self._checked.setdefault(record.object_id, Future())
+        if first:
+            try:
+                with inside(where):
+                    future.set_result(self.store.verified(record.object_id, record.size))
+            except BaseException as error:
+                future.set_exception(error)
+        return future.result()
+
+    @contextmanager
+    def opened(self, slot: Slot) -> Iterator[Readable]:
+        """The tensor, ready to be read part by part."""
+        with ExitStack() as stack:
+            # Only what opens it: errors of whoever reads are not of this tensor alone.
+            with inside(slot.where):
+                reader = self._reader(slot, stack)
+            yield reader
+
+    def _reader(self, slot: Slot, stack: ExitStack) -> Readable:
+        record = slot.record
+        if isinstance(record, Product):
+            return self._product(record, slot)
+        if record.update_type == DENSE:
+            path = self._verified(record, slot.where)
+            with suppress(UnknownLayout):
+                stored = stack.enter_context(StoredArray(path, record))
+                if stored.chunk_shape == chunk_shape(record.shape):
+                    return stored
+        checkpoint = Checkpoint(Metadata({record.name: record}), self.store, slot.path)
+        return WholeArray(checkpoint.read(record.name))
+
+    def _product(self, record: Product, slot: Slot) -> ProductArray:
+        """An adapter's ΔW; the factors of a few groups stay in memory, for their next chunks."""
+        with self._lock:
+            found = self._products.pop(slot.key, None)
+        if found is None:
+            self.check(slot)
+            found = ProductArray.of(record, self.store, slot.path)
+        with self._lock:
+            self._products[slot.key] = found
+            while len(self._products) > _PRODUCTS:
+                self._products.pop(next(iter(self._products)))
+        return found
+
+    def whole(self, slot: Slot, array: NDArray[Any] | None = None) -> NDArray[Any]:
+        """The tensor, decoded part by part: into ``array``, or into one of its own."""
+        record = slot.record
+        if array is None:
+            array = np.empty(record.shape, BY_NAME[record.dtype].numpy)
+        with self.opened(slot) as reader, inside(slot.where):
+            source = {"": tiles.Source(reader.read, array.dtype)}
+            for chunk in grid(record.shape):
+                for tile in tiles.cut(chunk, reader.steps(chunk), source, tiles.TILE):
+                    tiles.put(array, tile.positions, tile.arrays[""])
+        return array
+
+    def tiles(self, slots: Slots, chunk: Chunk, elements: int) -> Iterator[Tile]:
+        """The chunk of every tensor of the group, cut into tiles."""
+        with ExitStack() as stack:
+            sources, steps = {}, None
+            for slot in slots.all:
+                reader = stack.enter_context(self.opened(slot))
+                sources[slot.key] = tiles.Source(
+                    _named(slot.where, reader.read), BY_NAME[slot.record.dtype].numpy
+                )
+                steps = steps or _named(slot.where, reader.steps)(chunk)
+            yield from tiles.cut(chunk, steps or (), sources, elements)
+
+    def group(
+        self,
+        group: GroupPlan,
+        slots: Slots,
+        load: Load,
+        scalars: Mapping[str, tuple[float, ...]],
+        positions: Positions | None = None,
+    ) -> ParameterGroup:
+        """What the kernel sees; ``load`` gives a slot's tensor, or that part of it."""
+        plan = self.plan
+        original = plan.base.metadata.groups[group.name].object_id if plan.base else None
+        return ParameterGroup(
+            name=group.name,
+            constituents=Sequenced(slots.constituents, load),
+            identities=tuple(source.blob for source in plan.constituents),
+            changed=tuple(slot.key != original for slot in slots.constituents),
+            base=load(slots.base) if slots.base else None,
+            statistics={kind: Sequenced(found, load) for kind, found in slots.statistics.items()},
+            scalars=scalars,
+            references={key: load(slot) for key, slot in slots.references.items()},
+            input_axis=self._input_axis(group.name),
+            positions=positions,
+        )
+
+    def _input_axis(self, name: str) -> int:
+        for source in self.plan.constituents:
+            for kind in self.plan.statistics:
+                layout = source.statistics[kind].entry.layout.get(name)
+                if layout and "input_axis" in layout:
+                    return int(layout["input_axis"])
+        return 1
+
+
+class Sequenced(Sequence["Tensor"]):
+    """Tensors that are loaded when they are asked for, so that one at a time is in memory."""
+
+    def __init__(self, slots: Sequence[Slot | None], load: Load) -> None:
+        self._slots = slots
+        self._load = load
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Tensor, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Tensor | tuple[Tensor, ...]:
+        if isinstance(index, slice):
+            return tuple(self._load(slot) for slot in self._slots[index])
+        return self._load(self._slots[index])
+
+
+@contextmanager
+def inside(where: str) -> Iterator[None]:
+    """Errors of reading and of arithmetic with ``where`` in front."""
+    try:
+        yield
+    except (CheckpointError, NumericalError) as error:
+        if str(error).startswith(f"{where}: "):
+            raise
+        raise error.within(where) from error.__cause__
+
+
+def _named(where: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def named(*arguments: Any) -> Any:
+        with inside(where):
+            return function(*arguments)
+
+    return named
+
+
+def _slot(source: Source, name: str, where: str) -> Slot:
+    return Slot(source.metadata.groups[name], source.path, where)
+
+
+def _statistic_slot(label: str, statistic: StatisticSource, group: str) -> Slot | None:
+    record = statistic.record(group)
+    where = f"statistic '{statistic.kind}' of '{label}'"
+    return Slot(record, None, where, statistic.kind) if record else None
