@@ -9,4 +9,4 @@ The package is a house with layers; imports go downwards only (tests/test_layers
     records  errors                                        standard library only
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

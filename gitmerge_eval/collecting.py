@@ -14,11 +14,13 @@ from gitmerge_eval.checkpoints.checkpoint import Checkpoint, clean
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import Metadata
 from gitmerge_eval.checkpoints.safetensors_file import SafetensorsWriter
+from gitmerge_eval.checkpoints.sharded import ShardIndex, is_index, unite
 from gitmerge_eval.checkpoints.statistics_index import Index, StatisticEntry
 from gitmerge_eval.errors import (
     EvaluationError,
     GitMergeEvalError,
     InvalidOption,
+    MergeRefused,
     MissingBase,
     UnknownName,
     UsageError,
@@ -33,6 +35,9 @@ from gitmerge_eval.evaluation.declarations import (
 from gitmerge_eval.evaluation.evaluating import resolved_device
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.git.tracking import merge_by_driver, track, tracked
+from gitmerge_eval.git.trees import Entry
+from gitmerge_eval.merging.models import Models, shard_paths
+from gitmerge_eval.merging.sources import Source, open_source
 from gitmerge_eval.records import StatisticFile
 
 if TYPE_CHECKING:
@@ -128,12 +133,23 @@ def _options_by_kind(kinds: Sequence[str], options: Mapping[str, Any]) -> dict[s
 
 def checkpoint_blob(repository: Repository, store: ObjectStore, path: str) -> str:
     """The object id that the work tree's checkpoint gets when it is added, computed now."""
-    file = repository.directory / path
-    if not file.is_file():
+    if not (repository.directory / path).is_file():
         raise UsageError(f"there is no checkpoint '{path}' in the work tree; save the model there")
+    if not is_index(path):
+        return repository.write_blob(_cleaned(repository, store, path))
+    index = ShardIndex.parse((repository.directory / path).read_bytes(), path)
+    parts = {
+        PurePosixPath(shard).name: Metadata.parse(_cleaned(repository, store, shard))
+        for shard in shard_paths(path, index)
+        if (repository.directory / shard).is_file()
+    }
+    return repository.write_blob(unite(index, parts).serialize())
+
+
+def _cleaned(repository: Repository, store: ObjectStore, path: str) -> bytes:
     known = [repository.blob_id(revision, path) for revision in ("", "HEAD")]
     previous = [Metadata.parse(repository.blob(b)) for b in dict.fromkeys(known) if b]
-    return repository.write_blob(clean(file, store, previous))
+    return clean(repository.directory / path, store, previous)
 
 
 def trimmed(
@@ -153,16 +169,10 @@ def trimmed(
 
     if not isinstance(density, (int, float)) or not 0 < density <= 1:
         raise InvalidOption(f"option 'density' is '{density}', which is not a number in (0, 1]")
-    base_blob = repository.blob_id(base, path)
-    if base_blob is None:
-        raise MissingBase(f"'{base}' has no '{path}'; name the base with --base=<revision>")
-    if base_blob == blob:
-        raise MissingBase(
-            f"'{path}' is the same as in '{base[:10]}', so that there is no task vector; name the "
-            "model that it was fine-tuned from with --base=<revision>"
-        )
+    source = _fine_tuned_from(repository, path, blob, base)
+    base_blob = source.blob
     own = Checkpoint(Metadata.parse(repository.blob(blob)), store)
-    original = Checkpoint(Metadata.parse(repository.blob(base_blob)), store)
+    original = Checkpoint(source.metadata, store)
     changed = [
         name
         for name, record in own.groups.items()
@@ -186,6 +196,25 @@ def trimmed(
         fingerprint=base_blob,
         options={"density": float(density), "base": base_blob},
     )
+
+
+def _fine_tuned_from(repository: Repository, path: str, blob: str, base: str) -> Source:
+    try:
+        source = open_source(repository, base, path, base[:10])
+    except MergeRefused:
+        raise MissingBase(
+            f"'{base}' has no '{path}'; name the base with --base=<revision>"
+        ) from None
+    if source.adapter:
+        raise UsageError(
+            f"'{path}' is an adapter, whose changes are few already: TIES needs no 'trimmed'"
+        )
+    if source.blob == blob:
+        raise MissingBase(
+            f"'{path}' is the same as in '{base[:10]}', so that there is no task vector; name the "
+            "model that it was fine-tuned from with --base=<revision>"
+        )
+    return source
 
 
 def write_statistics(
@@ -258,7 +287,13 @@ def _declaration(
 
 
 def _only_checkpoint(repository: Repository) -> str:
-    paths = [path for path in tracked(repository) if not statistics_index.is_statistic(path)]
+    known = tracked(repository)
+    files = {path: Entry("100644", blob) for path, blob in known.items()}
+    for line in repository.run("ls-files", "--stage", "-z", "--", "*.json").fields:
+        meta, path = line.split("\t", 1)
+        files[path] = Entry(*meta.split()[:2])
+    own = [path for path in known if not statistics_index.is_statistic(path)]
+    paths = sorted(Models(repository).group(own, [files]))
     if len(paths) != 1:
         raise UsageError(
             f"there are {len(paths)} tracked checkpoints; say which one is meant by a file "

@@ -14,14 +14,24 @@ from importlib import metadata
 from pathlib import Path
 
 from gitmerge_eval import __version__
+from gitmerge_eval.errors import GitMergeEvalError
 from gitmerge_eval.git import configuration, hooks, notes, programs, tracking, trailers
 from gitmerge_eval.git.repository import Repository
+from gitmerge_eval.git.trees import entries
 
 OK = "ok"
 WARNING = "warning"
 PROBLEM = "problem"
 INIT = "run: gitmerge-eval init"
-PACKAGES = ("torch", "numpy", "numba", "numcodecs", "safetensors", "git-theta", "open_clip_torch")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "llvmlite",
+    "numcodecs",
+    "safetensors",
+    "git-theta",
+    "open_clip_torch",
+)
 JOURNAL = "gitmerge-eval/journal"
 EVALUATION_MODES = ("sync", "background", "off")
 
@@ -266,6 +276,7 @@ def _work_tree(repository: Repository) -> Iterator[Finding]:
     elif models:
         yield Finding("checkpoints", OK, f"{len(models)} tracked")
         yield from _objects(repository, models)
+        yield from _parts(repository, models)
     else:
         yield Finding(
             "checkpoints",
@@ -303,6 +314,32 @@ def _objects(repository: Repository, models: Mapping[str, str]) -> Iterator[Find
                 "('git lfs prune' deletes what it does not know)",
                 "they are fetched when they are needed, if the remote has them",
             )
+
+
+def _parts(repository: Repository, models: Mapping[str, str]) -> Iterator[Finding]:
+    """Whether shards fit their index in HEAD, and adapters their configuration."""
+    from gitmerge_eval.checkpoints.metadata import is_metadata
+    from gitmerge_eval.checkpoints.sharded import is_index
+    from gitmerge_eval.checkpoints.statistics_index import is_statistic
+    from gitmerge_eval.merging.models import Models
+    from gitmerge_eval.merging.sources import open_source
+
+    if not repository.succeeds("rev-parse", "--verify", "--quiet", "HEAD"):
+        return
+    files = entries(repository, "HEAD")
+    paths = {path for path in models if path in files and not is_statistic(path)}
+    remedy = "bring its files to what was saved together, and commit them"
+    try:
+        grouped = Models(repository).group(paths, [files])
+    except GitMergeEvalError as error:
+        yield Finding("checkpoints", PROBLEM, str(error), remedy)
+        return
+    for model in sorted(grouped):
+        if is_index(model) or is_metadata(repository.blob(files[model].object_id)):
+            try:
+                open_source(repository, "HEAD", model, "HEAD")
+            except GitMergeEvalError as error:
+                yield Finding(model, PROBLEM, str(error), remedy)
 
 
 def _leftovers(repository: Repository) -> Iterator[Finding]:

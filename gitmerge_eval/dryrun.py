@@ -12,7 +12,7 @@ from gitmerge_eval.git.heads import Heads, left_out, resolve
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.merging import deciding
 from gitmerge_eval.merging import options as merge_options
-from gitmerge_eval.merging.engine import choose_device
+from gitmerge_eval.merging.devices import choose_device, describe
 from gitmerge_eval.merging.options import MergeOptions
 from gitmerge_eval.merging.planning import CheckpointPlan, applicable
 
@@ -98,7 +98,7 @@ def _planned(heads: Heads, options: MergeOptions, plan: CheckpointPlan) -> Check
         path=plan.spec.path,
         outcome="merged",
         method=plan.spec.method,
-        base=plan.base.commit if plan.base else None,
+        base=(plan.base.commit or None) if plan.base else None,
         constituents=tuple(
             f"{source.label} ({source.commit[:10]})"
             for source in sorted(
@@ -111,7 +111,7 @@ def _planned(heads: Heads, options: MergeOptions, plan: CheckpointPlan) -> Check
         peak_bytes=plan.peak_bytes,
         read_bytes=plan.read_bytes,
         written_bytes=plan.written_bytes,
-        device=choose_device(options.device, options.method),
+        device=describe(choose_device(options.resources.device, options.method)),
     )
 
 

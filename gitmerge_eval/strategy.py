@@ -149,6 +149,9 @@ def summary(report: MergeReport) -> str:
     lines = [
         f"{report.path}: {counts} parameter groups in {report.seconds:.1f} s on {report.device}"
     ]
+    if report.reused:
+        lines[0] += f"; {report.reused} of the merged ones were computed by an earlier merge"
+    lines += [f"  {notice}" for notice in report.notices]
     remarks = Counter(remark for group in report.groups for remark in group.remarks)
     lines += [f"  {count} × {remark}" for remark, count in remarks.most_common(10)]
     if len(remarks) > 10:

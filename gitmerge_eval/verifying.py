@@ -8,10 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gitmerge_eval.checkpoints import bridge
-from gitmerge_eval.checkpoints.checkpoint import Checkpoint
 from gitmerge_eval.checkpoints.lfs import ObjectStore
-from gitmerge_eval.checkpoints.metadata import Metadata
+from gitmerge_eval.checkpoints.sharded import is_index
 from gitmerge_eval.errors import (
     CorruptObject,
     GitError,
@@ -24,12 +22,12 @@ from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.git.trailers import MergeTrailers
 from gitmerge_eval.git.trees import changed_tensor_paths, differing, renames
 from gitmerge_eval.merging import options as merge_options
+from gitmerge_eval.merging.comparing import compare, written_model
 from gitmerge_eval.merging.computing import Progress, compute, silent
+from gitmerge_eval.merging.devices import DEFAULT_RESOURCES, Resources
+from gitmerge_eval.merging.models import is_plain, single_of
 from gitmerge_eval.merging.planning import CheckpointPlan, plan_checkpoint
 from gitmerge_eval.merging.sources import open_source
-
-TOLERANCE = 1e-4
-"""Relative error that a method which solves linear systems may show on another machine."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,8 @@ class Finding:
     """exact, within-tolerance, wrong, or unknown: something that is needed is not here."""
     problems: tuple[str, ...] = ()
     groups: int = 0
+    reused: int = 0
+    """Groups of which an earlier computation in this repository is known; not computed again."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,18 @@ class Verification:
 
 
 def verify(
-    repository: Repository, revision: str, *, device: str = "auto", progress: Progress = silent
+    repository: Repository,
+    revision: str,
+    *,
+    resources: Resources = DEFAULT_RESOURCES,
+    fresh: bool = False,
+    progress: Progress = silent,
 ) -> Verification:
-    """Recompute the merge at ``revision``.
+    """Recompute the merge at ``revision``; with ``fresh`` also what is known from earlier.
 
     Elementwise methods must give the same objects; regmean and mats may differ by
-    :data:`TOLERANCE`. Nothing is stored. Raises UsageError where the commit is no merge of
-    checkpoints at all.
+    :data:`~gitmerge_eval.merging.comparing.TOLERANCE`. Nothing is stored. Raises UsageError where
+    the commit is no merge of checkpoints at all.
     """
     commit = repository.commit(revision)
     record = trailers.read(repository, commit)
@@ -88,9 +93,23 @@ def verify(
                 f"'{path}' is {(actual or 'absent')[:10]}, but its trailer Merge-Model says "
                 f"{blob[:10]}: the model was changed after the merge, or the trailers were copied"
             )
-        if actual is not None:
-            findings.append(_recompute(repository, record, path, commit, device, progress))
+    for path in _models(repository, record, commit):
+        findings.append(_recompute(repository, record, path, commit, resources, fresh, progress))
     return Verification(commit, tuple(findings), tuple(problems))
+
+
+def _models(repository: Repository, record: MergeTrailers, commit: str) -> list[str]:
+    """The models that the trailers speak of and the commit has, by the paths they go by."""
+    specified = [path for _, path in record.specs]
+    listed = specified or [path for _, path in record.models if not is_plain(path)]
+    return [path for path in listed if repository.blob_id(commit, _at(repository, commit, path))]
+
+
+def _at(repository: Repository, commit: str, path: str) -> str:
+    """Where ``commit`` has a model: one that is in several files elsewhere may be in one."""
+    if is_index(path) and repository.blob_id(commit, path) is None:
+        return single_of(path)
+    return path
 
 
 def _without_trailers(repository: Repository, commit: str, revision: str) -> Verification:
@@ -132,26 +151,30 @@ def _recompute(
     record: MergeTrailers,
     path: str,
     commit: str,
-    device: str,
+    resources: Resources,
+    fresh: bool,
     progress: Progress,
 ) -> Finding:
     try:
         plan = plan_from(repository, record, path, commit)
         recorded = next((digest for digest, where in record.specs if where == path), None)
         problems = []
-        if recorded is not None and recorded != plan.spec.digest:
+        ours = record.tool == MergeTrailers(record.method).tool
+        # Another version may have had other options and counts its numeric versions for itself.
+        if ours and recorded is not None and recorded != plan.spec.digest:
             problems.append(
                 "its trailer Merge-Spec is not the digest of the trailers' method, options and "
                 "constituents: one of them was edited"
             )
-        written = Metadata.parse(repository.blob(f"{commit}:{path}"))
         with TemporaryDirectory(prefix="gitmerge-eval-") as folder:
             store = _ScratchStore(repository, Path(folder))
-            done = compute(plan, store, device=device, progress=progress)
-            exact, wrong = _compare(plan, done.metadata, written, store)
+            done = compute(plan, store, resources=resources, fresh=fresh, progress=progress)
+            written = written_model(repository, commit, path, done.files)
+            exact, wrong = compare(plan, done.files, written, store, rounded=not ours)
         problems += wrong
         verdict = "wrong" if problems else "exact" if exact else "within-tolerance"
-        return Finding(path, verdict, tuple(problems), len(written.groups))
+        groups = len(written.source.metadata.groups)
+        return Finding(path, verdict, tuple(problems), groups, done.report.reused)
     except (GitError, MissingObject, CorruptObject) as error:
         return Finding(path, "unknown", (f"cannot be recomputed here: {error}",))
     except GitMergeEvalError as error:
@@ -176,8 +199,8 @@ def plan_from(
     for commit, name in record.constituents:
         _require(repository, commit, f"the constituent '{name}'")
         there = _path_in(repository, commit, path, merge)
-        if there is not None or base is None:
-            sources.append(open_source(repository, commit, there or path, name))
+        if there is not None:
+            sources.append(open_source(repository, commit, there, name))
     sources = [s for s in sources if base is None or not s.equals(base)]
     return plan_checkpoint(repository, path, chosen, base, sources, accumulate)
 
@@ -193,7 +216,7 @@ def _require(repository: Repository, commit: str, what: str) -> None:
 def _path_in(repository: Repository, commit: str, path: str, merge: str) -> str | None:
     """Where ``commit`` has the checkpoint that ``merge`` has at ``path``: a branch may have
     renamed it."""
-    if repository.blob_id(commit, path) is not None:
+    if repository.blob_id(commit, _at(repository, commit, path)) is not None:
         return path
     moved = renames(repository, commit, merge)
     return next((old for old, new in moved.items() if new == path), None)
@@ -211,37 +234,3 @@ class _ScratchStore(ObjectStore):
         own = ObjectStore(repository)
         self._borrowed = [own.folder / "objects", *own._borrowed]
         self.folder = scratch
-
-
-def _compare(
-    plan: CheckpointPlan, expected: Metadata, written: Metadata, store: ObjectStore
-) -> tuple[bool, list[str]]:
-    """Whether all objects are equal, and the groups that are wrong."""
-    exact, wrong = True, []
-    computed = {group.name for group in plan.computed}
-    for name in sorted({*expected.groups, *written.groups}):
-        ours, theirs = expected.groups.get(name), written.groups.get(name)
-        if ours is None or theirs is None:
-            wrong.append(f"group '{name}' is {'not to be there' if ours is None else 'missing'}")
-        elif (ours.object_id, ours.dtype, ours.shape) != (
-            theirs.object_id, theirs.dtype, theirs.shape,
-        ):  # fmt: skip
-            exact = False
-            tolerant = not plan.method.elementwise and name in computed
-            error = _relative_error(name, expected, written, store)
-            if not tolerant or error > TOLERANCE:
-                wrong.append(
-                    f"group '{name}' is not what {plan.spec.method} gives: relative difference "
-                    f"{error:.2g} (stored object {theirs.object_id[:10]}, recomputed "
-                    f"{ours.object_id[:10]})"
-                )
-    return exact, wrong
-
-
-def _relative_error(name: str, expected: Metadata, written: Metadata, store: ObjectStore) -> float:
-    """‖stored - recomputed‖ / ‖recomputed‖, infinite where the shapes differ."""
-    mine = bridge.to_torch(Checkpoint(expected, store).read(name)).double()
-    theirs = bridge.to_torch(Checkpoint(written, store).read(name)).double()
-    if mine.shape != theirs.shape:
-        return float("inf")
-    return float((theirs - mine).norm() / mine.norm().clamp_min(1e-30))

@@ -10,8 +10,9 @@ import typer.main
 
 from gitmerge_eval import methods
 from gitmerge_eval.cli.application import application
+from gitmerge_eval.hyperparameters import Hyperparameter
 from gitmerge_eval.merging import options as merge_options
-from gitmerge_eval.records import Hyperparameter, MergeMethod
+from gitmerge_eval.records import MergeMethod
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "gitmerge_eval"
@@ -181,7 +182,7 @@ def test_commands_and_options_exist(page):
         if not words or words[0] in PROGRAMS or not re.match(r"[a-z-]", words[0]):
             continue
         if not re.fullmatch(r"[a-z]+|--\w+", words[0]):
-            continue  # a version, as in the trailer 'gitmerge-eval 0.1.0'
+            continue  # a version, as in the trailer 'gitmerge-eval 0.2.0'
         name: tuple[str, ...] = ()
         for word in words:
             if (*name, word) not in COMMANDS:
@@ -223,7 +224,7 @@ def code_keys() -> set[str]:
     """The keys in the package's strings, and those that strategy options can be given by."""
     own = {p.option for m in methods.load().values() for p in m.hyperparameters}
     found = {f"merge-eval.{name}" for name in [*merge_options.GENERAL, "<option>"]}
-    found |= {f"merge-eval.driver.{name}" for name in ("device", "accumulate")}
+    found |= {f"merge-eval.driver.{name}" for name in ("device", "accumulate", "memory")}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):

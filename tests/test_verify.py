@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from models import MODEL, ModelRepository, base_model, fine_tuned, statistics_for
 from small_repositories import copied, opened, settle
 
+from gitmerge_eval import __version__
 from gitmerge_eval.errors import GitError, UsageError
 from gitmerge_eval.git import configuration, trailers
 from gitmerge_eval.verifying import verify
@@ -54,6 +56,31 @@ def test_a_merge_that_is_what_it_says(repository):
     assert verify(repository.git, "solved").findings[0].verdict == "exact"
     assert repository.state() == before
     assert sorted((repository.folder / ".git/lfs").rglob("*")) == objects
+
+
+@pytest.mark.parametrize("options", [("slerp",), ("slerp", "t=0.5"), ("slerp", "t=0.3")])
+def test_a_merge_in_either_order_of_the_heads(repository, options):
+    first, second = repository.git.text("log", "-1", "--format=%P").split()[-2:]
+    base = repository.git.text("merge-base", first, second)
+    method, *rest = options
+    found = []
+    for heads in ((first, second), (second, first)):
+        repository.run("switch", "--quiet", "--detach", base)
+        extra = [f"-X{option}" for option in rest]
+        repository.run("merge", "--quiet", "-m", "m", f"-Xmethod={method}", *extra, *heads)
+        assert verify(repository.git, "HEAD", fresh=True).findings[0].verdict == "exact"
+        found.append(repository.git.blob_id("HEAD", MODEL))
+    assert (found[0] == found[1]) is ("t=0.3" not in rest)
+
+
+def test_another_version_counts_its_digests_for_itself(repository):
+    message = repository.git.text("log", "-1", "--format=%B")
+    other = re.sub(r"Merge-Spec: [0-9a-f]+", f"Merge-Spec: {'0' * 64}", message)
+    assert "Merge-Spec is not the digest" in problems(amended(repository, other))
+    older = other.replace(f"gitmerge-eval {__version__}", "gitmerge-eval 0.0.1")
+    found = amended(repository, older)
+    assert found.sound
+    assert found.findings[0].verdict == "exact"
 
 
 def test_a_tampered_weight_is_named(repository):

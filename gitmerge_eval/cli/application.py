@@ -7,7 +7,15 @@ import sys
 import typer
 
 from gitmerge_eval import __version__
-from gitmerge_eval.cli import benchmarking, declaring, evaluation, inspection, setup
+from gitmerge_eval.cli import (
+    benchmarking,
+    cleaning,
+    converting,
+    declaring,
+    evaluation,
+    inspection,
+    setup,
+)
 from gitmerge_eval.errors import GitMergeEvalError
 
 application = typer.Typer(
@@ -18,7 +26,7 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for room in (setup, inspection, declaring, evaluation, benchmarking):
+for room in (setup, inspection, declaring, evaluation, benchmarking, cleaning, converting):
     room.add_to(application)
 
 

@@ -9,7 +9,8 @@ import typer
 
 from gitmerge_eval.cli.output import print_json, print_table
 from gitmerge_eval.errors import InvalidOption
-from gitmerge_eval.records import Hyperparameter, LayerShape, MergeMethod
+from gitmerge_eval.hyperparameters import Hyperparameter
+from gitmerge_eval.records import LayerShape, MergeMethod
 
 _EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 

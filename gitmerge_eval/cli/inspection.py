@@ -42,6 +42,10 @@ def plan(
 def verify(
     revision: str = typer.Argument("HEAD", help="A merge commit."),
     device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:<n>."),
+    memory: str = typer.Option("auto", help="What tensors may take together: auto, or 4G."),
+    fresh: bool = typer.Option(
+        False, "--fresh", help="Compute also the groups that an earlier merge here has computed."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Machine-readable."),
 ) -> None:
     """Recompute a merge commit from its trailers and compare every object.
@@ -53,14 +57,19 @@ def verify(
     from gitmerge_eval import verifying
     from gitmerge_eval.cli import progress
     from gitmerge_eval.git.repository import Repository
+    from gitmerge_eval.merging.devices import Resources
 
+    resources = Resources(device, memory)
     with progress.bar() as show:
-        found = verifying.verify(Repository.here(), revision, device=device, progress=show)
+        found = verifying.verify(
+            Repository.here(), revision, resources=resources, fresh=fresh, progress=show
+        )
     if as_json:
         print_json({**asdict(found), "sound": found.sound})
     else:
         for finding in found.findings:
-            print(f"{finding.path}: {finding.verdict}, {finding.groups} parameter groups")
+            known = f", {finding.reused} of them computed earlier" if finding.reused else ""
+            print(f"{finding.path}: {finding.verdict}, {finding.groups} parameter groups{known}")
             for problem in finding.problems:
                 print(f"  {problem}")
         for problem in found.problems:

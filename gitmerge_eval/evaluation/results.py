@@ -7,18 +7,16 @@ merge that is amended, rebased or made again costs nothing to evaluate.
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from gitmerge_eval.checkpoints.cache_file import connect, set_aside
 from gitmerge_eval.errors import EvaluationError
 
 SCHEMA_VERSION = 1
-BUSY_SECONDS = 30.0
 _CREATE = """
 CREATE TABLE IF NOT EXISTS scores (
     checkpoint TEXT NOT NULL, benchmark TEXT NOT NULL, settings TEXT NOT NULL,
@@ -91,7 +89,6 @@ def open_results(path: Path) -> Iterator[Results]:
     scores can be computed again. Raises EvaluationError where the folder cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         connection = _connect(path)
     except (OSError, sqlite3.OperationalError) as error:
         raise EvaluationError(
@@ -104,42 +101,9 @@ def open_results(path: Path) -> Iterator[Results]:
 
 def _connect(path: Path) -> sqlite3.Connection:
     try:
-        return _prepared(path)
+        return connect(path, SCHEMA_VERSION, [_CREATE])
     except sqlite3.OperationalError:
         raise
     except sqlite3.DatabaseError:
-        os.replace(path, path.with_name(path.name + ".unreadable"))
-        for suffix in ("-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        return _prepared(path)
-
-
-def _prepared(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS)
-    try:
-        _enter_wal_mode(connection)
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version not in (0, SCHEMA_VERSION):
-            raise sqlite3.DatabaseError(f"schema {version}")
-        if version == 0:
-            with connection:
-                connection.execute(_CREATE)
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _enter_wal_mode(connection: sqlite3.Connection) -> None:
-    # SQLite's busy handler is not asked while the journal mode changes, so two processes that
-    # make the file at once meet 'database is locked' without any waiting.
-    deadline = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
+        set_aside(path)
+        return connect(path, SCHEMA_VERSION, [_CREATE])

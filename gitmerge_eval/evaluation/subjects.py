@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from gitmerge_eval.checkpoints.sharded import is_index
 from gitmerge_eval.errors import EvaluationError, GitError, UnknownName
 from gitmerge_eval.evaluation.declarations import (
     BENCHMARK_FILE,
@@ -105,6 +106,11 @@ def subject_at(
         for leaf in leaves:
             _check(leaf, declaration, revision)
         tasks = [leaf.declaration.task for leaf in leaves]
+    if is_index(path):
+        raise EvaluationError(
+            f"'{path}' is a model in several files, and benchmarks are given one; save it with a "
+            "larger max_shard_size"
+        )
     blob = repository.blob_id(commit, path)
     if blob is None:
         raise EvaluationError(f"'{revision}' has no checkpoint '{path}'; name another revision")
