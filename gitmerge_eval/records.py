@@ -85,12 +85,18 @@ class Scalar:
 
     ``compute(groups, options)`` may start as many passes as it needs by calling ``groups``: over
     the whole model, or with ``per_group`` over the tiles of one group. Those carry the scalars
-    declared before this one; scalars of the whole model are declared first.
+    declared before this one; scalars of the whole model are declared first. One of a group that is
+    ``on_demand`` is computed for the groups whose kernel raises ScalarNeeded.
     """
 
     name: str
     compute: Callable[[Groups, Mapping[str, Any]], tuple[float, ...]]
     per_group: bool = False
+    on_demand: bool = False
+
+
+class ScalarNeeded(Exception):
+    """What a kernel raises that cannot do without the scalar of this name after all."""
 
 
 @dataclass(frozen=True)

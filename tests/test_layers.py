@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "gitmerge_eval"
 LAYERS = [
     {"records", "errors", "hyperparameters"},
+    {"compiled"},
     {"methods", "statistics"},
     {"checkpoints", "benchmarks", "git"},
     {"use cases"},

@@ -1,8 +1,4 @@
-"""The compiled loop of :mod:`gitmerge_eval.checkpoints.lsh`; importing it imports llvmlite.
-
-LLVM is given the vector code itself: it starts in a tenth of the time that numba takes, and the
-loop that numba makes of the formula needs three times as long.
-"""
+"""The compiled loop of :mod:`gitmerge_eval.checkpoints.lsh`; importing it imports llvmlite."""
 
 from __future__ import annotations
 
@@ -13,10 +9,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numpy.typing import NDArray
 
 from gitmerge_eval.checkpoints.lsh import BLOCK, POOL_SIZE, SIGNATURE_SIZE, pool_and_offsets
+from gitmerge_eval.compiled.loop import F64, I32, I64, compiled, join, load, splat, store
 
 _LANES = 4
 """Sums in one vector; four vectors hold the sixteen."""
@@ -27,8 +24,7 @@ _DIVIDE, _SHIFT = 6711, 22
 """n // 625 = n · 6711 >> 22 for n < 625 + 2^12."""
 
 _compiling = threading.Lock()
-_F64, _I32, _I64 = ir.DoubleType(), ir.IntType(32), ir.IntType(64)
-_QUAD = ir.VectorType(_F64, _LANES)
+_QUAD = ir.VectorType(F64, _LANES)
 
 
 def accumulate(x: NDArray[Any], sums: NDArray[np.float64]) -> None:
@@ -40,8 +36,8 @@ def accumulate(x: NDArray[Any], sums: NDArray[np.float64]) -> None:
     blocks = x.size // BLOCK
     if blocks:
         bases = _bases(-(-blocks // _WINDOW))
-        with _compiling:
-            function = _compiled(x.dtype.name)
+        with _compiling:  # once, whoever comes first
+            function = _function(x.dtype.name)
         function(x.ctypes.data, blocks, _pools().ctypes.data, bases.ctypes.data, sums.ctypes.data)
 
 
@@ -72,60 +68,39 @@ def _bases(windows: int) -> NDArray[np.int32]:
 
 
 @cache
-def _compiled(dtype: str) -> Callable[..., None]:
-    _prepare_llvm()
-    module = binding.parse_assembly(str(_module(KINDS[dtype])))
-    target = binding.Target.from_default_triple()
-    machine = target.create_target_machine(
-        cpu=binding.get_host_cpu_name(), features=binding.get_host_cpu_features().flatten(), opt=2
-    )
-    engine = binding.create_mcjit_compiler(module, machine)
-    engine.finalize_object()
+def _function(dtype: str) -> Callable[..., None]:
     types = (ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 3)
-    function = ctypes.CFUNCTYPE(None, *types)(engine.get_function_address("accumulate"))
-
-    def run(*arguments: int, _alive: Any = engine) -> None:
-        function(*arguments)
-
-    return run
-
-
-@cache
-def _prepare_llvm() -> None:
-    if binding.llvm_version_info < (20,):
-        binding.initialize()  # later versions do it on import and refuse to be told
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
+    return compiled(_module(KINDS[dtype]), "accumulate", types)
 
 
 def _module(kind: str) -> ir.Module:
     """``void accumulate(x, blocks, pools, bases, sums)`` in LLVM's intermediate language."""
     module = ir.Module()
-    pointer = _F64.as_pointer()
-    element = {"float": ir.FloatType(), "double": _F64, "bfloat": ir.IntType(16)}.get(kind)
+    pointer = F64.as_pointer()
+    element = {"float": ir.FloatType(), "double": F64, "bfloat": ir.IntType(16)}.get(kind)
     element = element or ir.IntType(int(kind[1:]))
     signature = ir.FunctionType(
-        ir.VoidType(), [element.as_pointer(), _I64, pointer, _I32.as_pointer(), pointer]
+        ir.VoidType(), [element.as_pointer(), I64, pointer, I32.as_pointer(), pointer]
     )
     function = ir.Function(module, signature, "accumulate")
     x, blocks, pools, bases, sums = function.args
     entry, loop, end = (function.append_basic_block(name) for name in ("entry", "loop", "end"))
 
     build = ir.IRBuilder(entry)
-    values = build.alloca(_F64, size=_I64(BLOCK))
-    rows = build.alloca(_I32, size=_I64(SIGNATURE_SIZE))
+    values = build.alloca(F64, size=I64(BLOCK))
+    rows = build.alloca(I32, size=I64(SIGNATURE_SIZE))
     quads = range(SIGNATURE_SIZE // _LANES)
-    initial = [_load(build, sums, _LANES * q, _QUAD) for q in quads]
+    initial = [load(build, sums, _LANES * q, _QUAD) for q in quads]
     build.branch(loop)
 
     build.position_at_end(loop)
-    block = build.phi(_I64)
+    block = build.phi(I64)
     totals = [build.phi(_QUAD) for _ in quads]
-    block.add_incoming(_I64(0), entry)
+    block.add_incoming(I64(0), entry)
     _store_rows(build, bases, block, rows)
-    _store_values(build, x, build.mul(block, _I64(BLOCK)), kind, element, values)
+    _store_values(build, x, build.mul(block, I64(BLOCK)), kind, element, values)
     results = _add_block(build, pools, rows, values, totals)
-    following = build.add(block, _I64(1))
+    following = build.add(block, I64(1))
     block.add_incoming(following, loop)
     for phi, start, result in zip(totals, initial, results, strict=True):
         phi.add_incoming(start, entry)
@@ -134,7 +109,7 @@ def _module(kind: str) -> ir.Module:
 
     build.position_at_end(end)
     for q, result in zip(quads, results, strict=True):
-        _store(build, result, sums, _LANES * q)
+        store(build, result, sums, _LANES * q)
     build.ret_void()
     return module
 
@@ -143,26 +118,26 @@ def _store_rows(build: Any, bases: Any, block: Any, rows: Any) -> None:
     """rows[s] = the pool's element at which the block's row for offset s starts."""
     _, offsets = pool_and_offsets()
     lanes = 8  # halves of 8, since wider vectors switch off one of the three arithmetic units
-    vector = ir.VectorType(_I32, lanes)
-    window = build.mul(build.lshr(block, _I64(12)), _I64(SIGNATURE_SIZE))
-    number = _splat(build, build.trunc(build.and_(block, _I64(_WINDOW - 1)), _I32), lanes)
+    vector = ir.VectorType(I32, lanes)
+    window = build.mul(build.lshr(block, I64(12)), I64(SIGNATURE_SIZE))
+    number = splat(build, build.trunc(build.and_(block, I64(_WINDOW - 1)), I32), lanes)
     for half in (slice(0, lanes), slice(lanes, 2 * lanes)):
         low = [(int(offset) & 0xFFFF) >> 4 for offset in offsets[half]]
         copy = [POOL_SIZE * (int(offset) & 1) for offset in offsets[half]]
-        base = _load(build, bases, build.add(window, _I64(half.start)), vector)
+        base = load(build, bases, build.add(window, I64(half.start)), vector)
         n = build.add(build.xor(number, vector(low)), base)
         quotient = build.lshr(build.mul(n, vector([_DIVIDE] * lanes)), vector([_SHIFT] * lanes))
         n = build.sub(n, build.mul(quotient, vector([_BLOCKS_IN_POOL] * lanes)))
         row = build.add(build.shl(n, vector([4] * lanes)), vector(copy))
-        _store(build, row, rows, half.start)
+        store(build, row, rows, half.start)
 
 
 def _store_values(build: Any, x: Any, start: Any, kind: str, element: ir.Type, values: Any) -> None:
     """values[r] = x[start + r] in float64."""
     narrow = ir.VectorType(element, _LANES)
-    wide = ir.VectorType(_I32, _LANES)
+    wide = ir.VectorType(I32, _LANES)
     for r in range(0, BLOCK, _LANES):
-        loaded = _load(build, x, build.add(start, _I64(r)), narrow)
+        loaded = load(build, x, build.add(start, I64(r)), narrow)
         if kind == "bfloat":
             bits = build.shl(build.zext(loaded, wide), wide([16] * _LANES))
             loaded = build.bitcast(bits, ir.VectorType(ir.FloatType(), _LANES))
@@ -170,47 +145,27 @@ def _store_values(build: Any, x: Any, start: Any, kind: str, element: ir.Type, v
             loaded = build.fpext(loaded, _QUAD)
         elif kind != "double":
             loaded = (build.uitofp if kind[0] == "u" else build.sitofp)(loaded, _QUAD)
-        _store(build, loaded, values, r)
+        store(build, loaded, values, r)
 
 
 def _add_block(build: Any, pools: Any, rows: Any, values: Any, totals: list[Any]) -> list[Any]:
     """totals + Σ_r values[r] · column_r; a column is the r-th number of each offset's row."""
     _, offsets = pool_and_offsets()
     starts = [
-        build.gep(pools, [build.zext(_load(build, rows, s, _I32), _I64)])
+        build.gep(pools, [build.zext(load(build, rows, s, I32), I64)])
         for s in range(SIGNATURE_SIZE)
     ]
     totals = list(totals)
-    pair = ir.VectorType(_F64, 2)
+    pair = ir.VectorType(F64, 2)
     for r in range(0, BLOCK, 2):
-        factors = [_splat(build, _load(build, values, r + k, _F64), _LANES) for k in range(2)]
+        factors = [splat(build, load(build, values, r + k, F64), _LANES) for k in range(2)]
         for q in range(len(totals)):
             own = range(_LANES * q, _LANES * (q + 1))
             a, b, c, d = (
-                _load(build, starts[s], r ^ (int(offsets[s]) & (BLOCK - 2)), pair) for s in own
+                load(build, starts[s], r ^ (int(offsets[s]) & (BLOCK - 2)), pair) for s in own
             )
-            left, right = _join(build, a, c, (0, 1, 2, 3)), _join(build, b, d, (0, 1, 2, 3))
+            left, right = join(build, a, c, (0, 1, 2, 3)), join(build, b, d, (0, 1, 2, 3))
             for factor, order in zip(factors, ((0, 4, 2, 6), (1, 5, 3, 7)), strict=True):
-                product = build.fmul(factor, _join(build, left, right, order))
+                product = build.fmul(factor, join(build, left, right, order))
                 totals[q] = build.fadd(totals[q], product)
     return totals
-
-
-def _join(build: Any, first: Any, second: Any, order: tuple[int, ...]) -> Any:
-    return build.shuffle_vector(first, second, ir.VectorType(_I32, len(order))(list(order)))
-
-
-def _splat(build: Any, scalar: Any, lanes: int) -> Any:
-    empty = ir.VectorType(scalar.type, lanes)(ir.Undefined)
-    single = build.insert_element(empty, scalar, _I32(0))
-    return build.shuffle_vector(single, empty, ir.VectorType(_I32, lanes)([0] * lanes))
-
-
-def _load(build: Any, pointer: Any, index: Any, kind: ir.Type) -> Any:
-    address = build.gep(pointer, [_I64(index) if isinstance(index, int) else index])
-    return build.load(build.bitcast(address, kind.as_pointer()), align=1)
-
-
-def _store(build: Any, value: Any, pointer: Any, index: int) -> None:
-    address = build.gep(pointer, [_I64(index)])
-    build.store(value, build.bitcast(address, value.type.as_pointer()), align=1)

@@ -31,7 +31,7 @@ from gitmerge_eval.merging.inputs import Inputs, Slot, Slots, inside
 from gitmerge_eval.merging.lanes import Lanes, free_bytes
 from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan, working_bytes
 from gitmerge_eval.merging.precision import finite, stored, widened
-from gitmerge_eval.records import Outcome, ParameterGroup, Part, Scalar
+from gitmerge_eval.records import Outcome, ParameterGroup, Part, Scalar, ScalarNeeded
 
 if TYPE_CHECKING:
     import torch
@@ -152,9 +152,10 @@ class Engine:
         with inside(f"group '{group.name}' of '{self.plan.spec.path}'"):
             scalars = dict(known)
             for scalar in own:
-                scalars[scalar.name] = self._scalar(scalar, (group,), scalars)
+                if not scalar.on_demand:
+                    scalars[scalar.name] = self._scalar(scalar, (group,), scalars)
             if self._tiled:
-                merged = self._merge_tiles(group, scalars)
+                merged = self._merge_tiles_on_demand(group, scalars, own)
             elif self.device == "cpu":
                 merged = self._pool.submit(self._merge_whole, group, scalars).result()
             else:
@@ -221,6 +222,17 @@ class Engine:
                     return cast("Array", values) if any_arrays else bridge.to_torch(values)
 
                 yield self.inputs.group(group, slots, load, scalars, tile.positions)
+
+    def _merge_tiles_on_demand(
+        self, group: GroupPlan, scalars: Mapping[str, tuple[float, ...]], own: Iterable[Scalar]
+    ) -> MergedGroup:
+        """Every tile merged; if one asks for a scalar of the group, all once more with it."""
+        try:
+            return self._merge_tiles(group, scalars)
+        except ScalarNeeded as needed:
+            (asked,) = (scalar for scalar in own if scalar.name == str(needed))
+            value = self._scalar(asked, (group,), scalars)
+        return self._merge_tiles(group, {**scalars, asked.name: value})
 
     def _merge_tiles(
         self, group: GroupPlan, scalars: Mapping[str, tuple[float, ...]]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from gitmerge_eval.methods import _arrays as arrays
 from gitmerge_eval.methods._sums import plain_sum
-from gitmerge_eval.records import Groups, ParameterGroup
+from gitmerge_eval.methods._task_vectors import base_of
+from gitmerge_eval.records import Groups, ParameterGroup, Scalar, ScalarNeeded
 
 if TYPE_CHECKING:
     from gitmerge_eval.records import Array
@@ -15,19 +16,17 @@ if TYPE_CHECKING:
 MAJORITY_SIGN = "majority_sign"
 
 
-def elected_mean(
-    base: Array, vectors: Sequence[Array], scale: float, majority: float | None = None
-) -> Array:
+def elected_mean(group: ParameterGroup, vectors: Sequence[Array], scale: float) -> Array:
     """θ_p + λ · (mean of the v_i ≠ 0 whose sign is the elected one; 0 where there is none).
 
-    Elected is sgn(Σ v_i) and, where that sum is 0, ``majority``, by default the group's:
-    sgn(Σ sgn(Σ v_i)) over its elements.
+    Elected is sgn(Σ v_i) and, where that sum is 0, the scalar ``majority_sign``, by default the
+    group's: sgn(Σ sgn(Σ v_i)) over its elements. A tile raises ScalarNeeded where it needs it.
     """
+    base = base_of(group)
     if not vectors:
         return base
     elected = arrays.sign(plain_sum(vectors))
-    leaning = _sign(_tally(elected)) if majority is None else majority
-    elected = arrays.where(elected != 0, elected, leaning)
+    elected = arrays.where(elected != 0, elected, _leaning(group, vectors, elected))
     # Σ |v_i| over the v_i that agree; the sign is put back at the end, which is exact.
     result, number = arrays.zeros_like(base), arrays.counters_like(base)
     for vector in vectors:
@@ -41,16 +40,32 @@ def elected_mean(
     return result
 
 
-def majority_sign(
-    groups: Groups, vectors: Callable[[ParameterGroup], Sequence[Array]]
-) -> tuple[float, ...]:
-    """sgn(Σ sgn(Σ v_i)) over all elements of the model, as one number."""
+def majority_sign(vectors: Callable[[ParameterGroup], Sequence[Array]], scope: str) -> Scalar:
+    """The scalar sgn(Σ sgn(Σ v_i)) over all elements of the model, or with the scope ``group`` of
+    a group, where its votes are even somewhere: among floats that have not been rounded, hardly
+    ever."""
 
     def tally(group: ParameterGroup) -> int:
         found = vectors(group)
         return _tally(plain_sum(found)) if found else 0
 
-    return (_sign(sum(groups(tally))),)
+    def majority(groups: Groups, options: Mapping[str, Any]) -> tuple[float, ...]:
+        return (_sign(sum(groups(tally))),)
+
+    of_group = scope == "group"
+    return Scalar(MAJORITY_SIGN, majority, per_group=of_group, on_demand=of_group)
+
+
+def _leaning(group: ParameterGroup, vectors: Sequence[Array], elected: Array) -> float:
+    """The sign that settles even votes; 0 for a tile in which only zeros are without a sign."""
+    if known := group.scalars.get(MAJORITY_SIGN):
+        return known[0]
+    if group.positions is None:
+        return _sign(_tally(elected))
+    undecided = elected == 0
+    if any(arrays.count(undecided & (vector != 0)) for vector in vectors):
+        raise ScalarNeeded(MAJORITY_SIGN)
+    return 0.0
 
 
 def _tally(values: Array) -> int:

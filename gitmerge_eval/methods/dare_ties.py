@@ -12,7 +12,7 @@ from gitmerge_eval.methods._options import density as density_option
 from gitmerge_eval.methods._options import drop_rate as drop_rate_option
 from gitmerge_eval.methods._options import scale as scale_option
 from gitmerge_eval.methods._options import scope as scope_option
-from gitmerge_eval.methods._sign_election import MAJORITY_SIGN, elected_mean, majority_sign
+from gitmerge_eval.methods._sign_election import elected_mean, majority_sign
 from gitmerge_eval.methods._trimming import TRIM_THRESHOLD, TaskVector, trim_thresholds, trimmed
 from gitmerge_eval.records import (
     Groups,
@@ -42,12 +42,10 @@ def dare_ties(
     nothing is trimmed, as in Yadav et al. 2024: dropping at random takes trimming's place.
     p = 0 is TIES, p = 1 is θ_p.
     """
-    base = vectors.base_of(group)
     if drop_rate == 1:
-        return base
-    majority = group.scalars.get(MAJORITY_SIGN, (None,))[0]
+        return vectors.base_of(group)
     thinned = trimmed(group, _thinned(drop_rate, seed))
-    return elected_mean(base, thinned, scale / (1 - drop_rate), majority)
+    return elected_mean(group, thinned, scale / (1 - drop_rate))
 
 
 def _thinned(drop_rate: float, seed: int) -> TaskVector:
@@ -67,12 +65,9 @@ def _scalars(options: Mapping[str, Any], models: int) -> tuple[Scalar, ...]:
     def thresholds(groups: Groups, options: Mapping[str, Any]) -> tuple[float, ...]:
         return trim_thresholds(groups, models, options["density"], thinned)
 
-    def majority(groups: Groups, options: Mapping[str, Any]) -> tuple[float, ...]:
-        return majority_sign(groups, lambda group: trimmed(group, thinned))
-
     return (
         *([Scalar(TRIM_THRESHOLD, thresholds)] if options["density"] < 1 else []),
-        Scalar(MAJORITY_SIGN, majority, per_group=options["scope"] == "group"),
+        majority_sign(lambda group: trimmed(group, thinned), options["scope"]),
     )
 
 

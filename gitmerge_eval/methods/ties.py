@@ -10,8 +10,8 @@ from gitmerge_eval.methods._options import SCOPE_HELP
 from gitmerge_eval.methods._options import density as density_option
 from gitmerge_eval.methods._options import scale as scale_option
 from gitmerge_eval.methods._options import scope as scope_option
-from gitmerge_eval.methods._sign_election import MAJORITY_SIGN, elected_mean, majority_sign
-from gitmerge_eval.methods._task_vectors import base_of, task_vector
+from gitmerge_eval.methods._sign_election import elected_mean, majority_sign
+from gitmerge_eval.methods._task_vectors import task_vector
 from gitmerge_eval.methods._trimming import TRIM_THRESHOLD, trim_thresholds, trimmed
 from gitmerge_eval.records import Groups, MergeMethod, ParameterGroup, Scalar
 
@@ -29,8 +29,7 @@ def ties(
     its place where the group has it, and must then have been made at the same density. Elected is
     sgn(Σ τ̂_i); where that is 0, the majority sign of the group or of the model (``scope``).
     """
-    majority = group.scalars.get(MAJORITY_SIGN, (None,))[0]
-    return elected_mean(base_of(group), _vectors(group), scale, majority)
+    return elected_mean(group, _vectors(group), scale)
 
 
 def _vectors(group: ParameterGroup) -> tuple[Array, ...]:
@@ -48,12 +47,9 @@ def _scalars(options: Mapping[str, Any], models: int) -> tuple[Scalar, ...]:
             return ()  # the statistic spares the passes over the model
         return trim_thresholds(groups, models, options["density"], task_vector)
 
-    def majority(groups: Groups, options: Mapping[str, Any]) -> tuple[float, ...]:
-        return majority_sign(groups, _vectors)
-
     return (
         *([Scalar(TRIM_THRESHOLD, thresholds)] if options["density"] < 1 else []),
-        Scalar(MAJORITY_SIGN, majority, per_group=options["scope"] == "group"),
+        majority_sign(_vectors, options["scope"]),
     )
 
 

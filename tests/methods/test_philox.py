@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from gitmerge_eval.methods import _random
 from gitmerge_eval.methods._random import kept, philox, stream
 from gitmerge_eval.records import Positions
 
@@ -159,3 +160,15 @@ def test_neighbours_are_uncorrelated():
     mask = kept(torch.empty(200_000), 0.5, (0, "w", "m")).double() * 2 - 1
     for lag in (1, 2, 3, 4, 5, 8, 1024):
         assert abs(float((mask[lag:] * mask[:-lag]).mean())) < 5 / (200_000 - lag) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("starts", "run"), [((0,), 1), ((5,), 7), ((2, 1000, 77, 2**33 + 3), 129), ((3,), 4099)]
+)
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+def test_without_the_compiler_the_masks_are_the_same(starts, run, rate, monkeypatch):
+    positions = Positions(starts, run)
+    shape, identity = (len(starts), run), (2**40, "layer", "model")
+    compiled = kept(vector(shape, "numpy"), rate, identity, positions)
+    monkeypatch.setattr(_random, "_compiled", lambda: None)
+    assert compiled.tolist() == kept(vector(shape, "numpy"), rate, identity, positions).tolist()

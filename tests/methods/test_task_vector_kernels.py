@@ -1,5 +1,7 @@
 """task-arithmetic, dare, ties and dare-ties against brute force in NumPy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from method_groups import as_group, merge, spread
 from gitmerge_eval import methods
 from gitmerge_eval.errors import MissingBase
 from gitmerge_eval.methods._random import kept
+from gitmerge_eval.records import Positions, ScalarNeeded
 
 task_arithmetic, dare = methods.get("task-arithmetic"), methods.get("dare")
 ties, dare_ties = methods.get("ties"), methods.get("dare-ties")
@@ -205,3 +208,19 @@ def test_dare_ties_without_dropping_is_ties():
     one = merge(dare_ties, groups, drop_rate=0.0, density=0.2)
     other = merge(ties, groups, density=0.2)
     assert all(torch.equal(a.value, b.value) for a, b in zip(one, other, strict=True))
+
+
+def test_a_tile_asks_for_the_majority_sign_only_where_votes_are_even():
+    even = as_group([[1.0, 2.0, 0.0], [-1.0, 2.0, 0.0]], [0.0] * 3)
+    tile = replace(even, positions=Positions((0,), 3))
+    with pytest.raises(ScalarNeeded, match="majority_sign"):
+        ties.kernel(tile, density=1.0)
+    told = replace(tile, scalars={"majority_sign": (1.0,)})
+    assert ties.kernel(told, density=1.0).tolist() == [1, 2, 0]
+    # Zeros alone have no sign to settle.
+    uneven = as_group([[1.0, 2.0, 0.0], [1.0, 2.0, 0.0]], [0.0] * 3)
+    assert ties.kernel(replace(uneven, positions=Positions((0,), 3)), density=1.0).tolist() == [
+        1,
+        2,
+        0,
+    ]
