@@ -21,7 +21,7 @@ GROUP = "gitmerge_eval.statistics"
 
 def names() -> tuple[str, ...]:
     """The names of all statistics, sorted; imports none of them."""
-    own = [module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg]
+    own = [m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")]
     return tuple(sorted({*own, *(entry.name for entry in entry_points(group=GROUP))}))
 
 

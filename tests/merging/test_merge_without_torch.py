@@ -19,8 +19,7 @@ def template(tmp_path_factory):
     base = base_model()
     made = ModelRepository(tmp_path_factory.mktemp("template") / "model", base)
     for number, name in enumerate(HEADS):
-        fisher = statistics_for(base, number)["fisher"]
-        made.branch(name, fine_tuned(base, number), {"fisher": fisher})
+        made.branch(name, fine_tuned(base, number), statistics_for(base, number))
     settle(made)
     return made
 

@@ -9,9 +9,9 @@ from gitmerge_eval.statistics import gram
 
 
 def record(model, *inputs, **options):
-    recorder = gram.Recorder(dict(model.named_parameters()), dtype=torch.float64, **options)
     model.eval()
-    with gram.recording(recorder):
+    watched = dict(model.named_parameters())
+    with gram.recording(watched, dtype=torch.float64, **options) as recorder:
         model(*inputs)
     return recorder.state
 
@@ -71,8 +71,7 @@ def test_attention_returns_the_same_under_the_recorder():
     x = torch.randn(2, 4, 8)
     with torch.no_grad():
         expected = attention(x, x, x)
-    recorder = gram.Recorder(dict(attention.named_parameters()))
-    with gram.recording(recorder):
+    with gram.recording(dict(attention.named_parameters())):
         seen = attention(x, x, x)
     torch.testing.assert_close(seen[0], expected[0])
     torch.testing.assert_close(seen[1], expected[1])
@@ -172,9 +171,8 @@ def test_masked_tokens_do_not_count():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4))
     x, mask = torch.randn(2, 3, 4), torch.tensor([[True, True, False], [True, False, False]])
-    recorder = gram.Recorder(dict(model.named_parameters()), dtype=torch.float64)
-    recorder.mask = mask
-    with gram.recording(recorder):
+    with gram.recording(dict(model.named_parameters()), dtype=torch.float64) as recorder:
+        recorder.mask = mask
         model(x)
     assert_sum(recorder.state, "0.weight", x[mask])
 
@@ -204,7 +202,7 @@ def test_the_recorder_restores_the_fast_path():
     seen = []
 
     def fail():
-        with gram.recording(gram.Recorder({})):
+        with gram.recording({}):
             seen.append(torch.backends.mha.get_fastpath_enabled())
             raise ArithmeticError
 

@@ -67,11 +67,9 @@ def gram_matrices(
     progress: Progress | None = None,
 ) -> gram.GramState:
     """The sums of input outer products of each linear map in the vision tower."""
-    recorder = gram.Recorder(
-        vision_parameters(model), convolutions=convolutions, dtype=torch.float64
-    )
     encode: Callable[..., Tensor] = model.encode_image  # type: ignore[assignment]
-    with gram.recording(recorder):
+    watched = vision_parameters(model)
+    with gram.recording(watched, convolutions=convolutions, dtype=torch.float64) as recorder:
         for start in range(0, len(images), BATCH):
             encode(clip.normalised(images[start : start + BATCH]))
             if progress:
