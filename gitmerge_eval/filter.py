@@ -6,16 +6,16 @@ Without arguments it speaks Git's long-running filter protocol (version 2, gitat
 
 from __future__ import annotations
 
-import gc
 import io
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from gitmerge_eval import startup
 from gitmerge_eval.errors import CheckpointError, GitMergeEvalError, UsageError
 from gitmerge_eval.git.pkt_line import PacketReader, PacketWriter, not_git
 
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from gitmerge_eval.checkpoints.safetensors_stream import Readable
     from gitmerge_eval.git.repository import Repository
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Parameters of mallopt(3)."""
-_KEPT_BYTES, _KEPT_IN_OLD_GLIBC = 1 << 30, 32 << 20
 _AHEAD_BYTES = 32 << 20
 """What is decoded before Git asks for it."""
 _STAGES = ("", "HEAD", ":2", ":3", ":1")
@@ -38,13 +35,12 @@ _STAGES = ("", "HEAD", ":2", ":3", ":1")
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve Git; the exit status is 0, or 2 after one line on standard error."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    _prepare_process()
+    startup.prepare()
     try:
         with _output_of_our_own() as output:
             if not arguments:
                 Server(PacketReader(0), PacketWriter(output)).serve()
-                sys.stderr.flush()
-                os._exit(0)  # Git waits for the end; taking the interpreter down takes 0.05 s
+                startup.end(0)
             elif len(arguments) == 2 and arguments[0] in ("clean", "smudge"):
                 _convert_once(arguments[0], arguments[1], output)
             else:
@@ -58,21 +54,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(str(error))
         return error.exit_code
     return 0
-
-
-def _prepare_process() -> None:
-    """Settings for a process that moves gigabytes through buffers and computes no products."""
-    gc.set_threshold(100_000)  # importing makes much that lives on, and nothing here makes cycles
-    # NumPy's linear algebra would start a thread for every core.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    if sys.platform == "linux":
-        import ctypes
-
-        with suppress(OSError, AttributeError):  # a C library without these settings
-            # Fresh pages cost as much as compressing them: freed ones are kept and used again.
-            mallopt = ctypes.CDLL(None).mallopt
-            mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
-            mallopt(_MMAP_THRESHOLD, _KEPT_BYTES) or mallopt(_MMAP_THRESHOLD, _KEPT_IN_OLD_GLIBC)
 
 
 def _convert_once(command: str, path: str, output: int) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+from gitmerge_eval import startup
 from gitmerge_eval.errors import GitMergeEvalError, UsageError
 from gitmerge_eval.git import journal, landing, ordinary, process
 from gitmerge_eval.git.heads import gather, left_out, named_by_user
@@ -57,13 +58,19 @@ def parse(argv: Sequence[str]) -> Arguments:
     return Arguments(tuple(options), tuple(bases), heads[0], tuple(heads[1:]))
 
 
+def run() -> NoReturn:
+    """What Git starts: the strategy in a process of its own."""
+    startup.prepare()
+    startup.end(main())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the strategy; the exit status."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
-    run = _Run()
+    running = _Run()
     try:
-        return run.merge(parse(sys.argv[1:] if argv is None else argv))
+        return running.merge(parse(sys.argv[1:] if argv is None else argv))
     except GitMergeEvalError as error:
         _say(str(error))
     except KeyboardInterrupt:
@@ -75,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python's own status 1 would tell Git that conflicts wait in the index.
         traceback.print_exc()
         _say(f"unexpected error, nothing was changed; please report it: {error!r}")
-    run.protect_edits()
+    running.protect_edits()
     return 2
 
 
@@ -168,4 +175,4 @@ def _say(message: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import struct
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,6 +65,23 @@ class WholeArray:
                 out[first - start : last - start] = part
 
 
+@dataclass(frozen=True)
+class _Buffer:
+    """One chunk as Blosc wrote it."""
+
+    position: int
+    """Of the buffer in the file."""
+    flags: bytes
+    block: int
+    """Decoded bytes of one block."""
+    blocks: tuple[tuple[int, int], ...]
+    """Where in the buffer each block begins and its length; none where Blosc gave up and stored the
+    elements as they are."""
+    in_order: bool
+    """Whether the blocks lie one after the other, as ever with one thread."""
+    steps: tuple[int, ...]
+
+
 class StoredArray:
     """The dense object in ``path``; whoever opens it has checked its hash.
 
@@ -83,7 +102,7 @@ class StoredArray:
         except BaseException:
             self.close()
             raise
-        self._heads: dict[str, bytes] = {}
+        self._buffers: dict[str, _Buffer] = {}
 
     def close(self) -> None:
         """Close the file."""
@@ -99,89 +118,86 @@ class StoredArray:
 
     def steps(self, chunk: Chunk) -> tuple[int, ...]:
         """The blocks' first elements; the last two blocks count as one."""
-        head = self._head(chunk)
-        size, block = _numbers(head)
-        if _is_copy(head):
-            block = min(size, _COPIED_BYTES)
-        # A shorter last block is coded in another way, which only a buffer with a whole block
-        # before it tells.
-        last = max(size // block - (size % block > 0), 1)
-        itemsize = self._dtype.itemsize
-        return (*(number * block // itemsize for number in range(last)), chunk.size)
+        return self._buffer(chunk).steps
 
     def read(self, chunk: Chunk, start: int, stop: int, out: Array) -> None:
         """Decode the blocks that the elements overlap; MalformedCheckpoint where one is damaged."""
-        head, itemsize = self._head(chunk), self._dtype.itemsize
-        buffer = self._places[chunk.key]
+        buffer, itemsize = self._buffer(chunk), self._dtype.itemsize
         target = out.reshape(-1).view(np.uint8)
-        if _is_copy(head):
-            position = buffer.position + _HEADER + start * itemsize
-            self._fill(target, position)
+        if not buffer.blocks:
+            self._fill(target, buffer.position + _HEADER + start * itemsize)
             return
-        _, block = _numbers(head)
-        edges = [edge * itemsize for edge in self.steps(chunk)]
         begin, end = start * itemsize, stop * itemsize
-        for low, high in pairwise(edges):
+        for low, high in pairwise(step * itemsize for step in buffer.steps):
             if high <= begin or low >= end:
                 continue
             inside = begin <= low and high <= end
             part = target[low - begin : high - begin] if inside else np.empty(high - low, np.uint8)
-            self._decode(chunk, head, low // block, -(-high // block), part)
+            self._decode(buffer, low, high, part)
             if not inside:
                 first, last = max(low, begin), min(high, end)
                 target[first - begin : last - begin] = part[first - low : last - low]
 
-    def _decode(self, chunk: Chunk, head: bytes, first: int, last: int, out: Array) -> None:
-        """Blocks ``first`` to ``last``: Blosc decodes a buffer that holds just these."""
+    def _decode(self, buffer: _Buffer, low: int, high: int, out: Array) -> None:
+        """The bytes ``low`` to ``high``, whole blocks: Blosc decodes a buffer of just these."""
         from numcodecs import blosc
 
-        size, block = _numbers(head)
-        buffer = self._places[chunk.key]
-        starts = np.frombuffer(head, "<i4", -(-size // block), _HEADER)
-        ends = np.append(np.sort(starts), buffer.length)
-        begins = starts[first:last]
-        lengths = ends[np.searchsorted(ends, begins, side="right")] - begins
-        table = _HEADER + 4 * len(begins)
-        frame = _memory.take(table + int(lengths.sum()))
-        frame[:_HEADER] = np.frombuffer(head, np.uint8, _HEADER)
-        places = table + np.concatenate([[0], np.cumsum(lengths)[:-1]])
-        header = np.array([out.nbytes, block, frame.nbytes], "<u4")
-        frame[4:_HEADER] = header.view(np.uint8)
-        frame[_HEADER:table] = places.astype("<i4").view(np.uint8)
-        for begin, length, place in zip(begins, lengths, places, strict=True):
-            self._fill(frame[place : place + length], buffer.position + int(begin))
+        blocks = buffer.blocks[low // buffer.block : -(-high // buffer.block)]
+        table = _HEADER + 4 * len(blocks)
+        places, place = [], table
+        for _, length in blocks:
+            places.append(place)
+            place += length
+        frame = _memory.take(place)
+        if buffer.in_order:
+            self._fill(frame[table:], buffer.position + blocks[0][0])
+        else:
+            for (begin, length), at in zip(blocks, places, strict=True):
+                self._fill(frame[at : at + length], buffer.position + begin)
+        sizes = (len(out), buffer.block, len(frame))
+        struct.pack_into(f"<4s3I{len(places)}I", frame.data, 0, buffer.flags, *sizes, *places)
         try:
             blosc.decompress(frame, out)
         except (RuntimeError, ValueError) as error:
             raise self._malformed("has a damaged chunk") from error
 
-    def _head(self, chunk: Chunk) -> bytes:
-        """A chunk's Blosc header and table of blocks, checked."""
-        head = self._heads.get(chunk.key)
-        if head is not None:
-            return head
+    def _buffer(self, chunk: Chunk) -> _Buffer:
+        """A chunk's Blosc buffer: its header and table of blocks, checked."""
+        found = self._buffers.get(chunk.key)
+        if found is None:
+            found = self._buffers[chunk.key] = self._parsed(chunk)
+        return found
+
+    def _parsed(self, chunk: Chunk) -> _Buffer:
         if chunk.key not in self._places:
             raise self._malformed(f"lacks the chunk {chunk.key}")
-        buffer = self._places[chunk.key]
-        head = self._peek(buffer.position, min(_PEEK, buffer.length))
-        expected = chunk.size * self._dtype.itemsize
-        if len(head) < _HEADER or (expected, buffer.length) != (
-            int.from_bytes(head[4:8], "little"),
-            int.from_bytes(head[12:16], "little"),
-        ):
+        place, itemsize = self._places[chunk.key], self._dtype.itemsize
+        head = self._peek(place.position, min(_PEEK, place.length))
+        if len(head) < _HEADER:
             raise self._malformed("has a chunk of another size")
-        size, block = _numbers(head)
-        if not _is_copy(head):
-            table = _HEADER + 4 * -(-size // block) if block else 0
-            if not 0 < block <= size or block % self._dtype.itemsize or table > buffer.length:
-                raise self._malformed("has a damaged chunk")
-            if table > len(head):
-                head = self._peek(buffer.position, table)
-            starts = np.frombuffer(head, "<i4", -(-size // block), _HEADER)
-            if starts.min() < table or starts.max() >= buffer.length:
-                raise self._malformed("has a damaged chunk")
-        self._heads[chunk.key] = head
-        return head
+        flags, size, block, length = struct.unpack_from("<4s3I", head)
+        if (size, length) != (chunk.size * itemsize, place.length):
+            raise self._malformed("has a chunk of another size")
+        if flags[2] & _MEMCPYED:
+            steps = (*range(0, chunk.size, _COPIED_BYTES // itemsize), chunk.size)
+            return _Buffer(place.position, flags, _COPIED_BYTES, (), True, steps)
+        count = -(-size // block) if block else 0
+        table = _HEADER + 4 * count
+        if not 0 < block <= size or block % itemsize or table > place.length:
+            raise self._malformed("has a damaged chunk")
+        if table > len(head):
+            head = self._peek(place.position, table)
+        starts = struct.unpack_from(f"<{count}i", head, _HEADER)
+        if min(starts) < table or max(starts) >= place.length:
+            raise self._malformed("has a damaged chunk")
+        following = dict(pairwise([*sorted(starts), place.length]))
+        blocks = tuple((start, following[start] - start) for start in starts)
+        # A shorter last block is coded in another way, which only a buffer with a whole block
+        # before it tells.
+        last = max(size // block - (size % block > 0), 1)
+        steps = (*(number * block // itemsize for number in range(last)), chunk.size)
+        in_order = all(a + length == b for (a, length), (b, _) in pairwise(blocks))
+        return _Buffer(place.position, flags, block, blocks, in_order, steps)
 
     def _fill(self, target: Array, position: int) -> None:
         view = target.data
@@ -222,13 +238,3 @@ _memory = ThreadMemory()
 
 class UnknownLayout(Exception):
     """The object is to be read as a whole, by the general reader, which also names its faults."""
-
-
-def _numbers(head: bytes) -> tuple[int, int]:
-    """Bytes of the decoded buffer and of one block of it."""
-    return int.from_bytes(head[4:8], "little"), int.from_bytes(head[8:12], "little")
-
-
-def _is_copy(head: bytes) -> bool:
-    """Whether Blosc gave up and stored the elements as they are."""
-    return bool(head[2] & _MEMCPYED)

@@ -27,7 +27,7 @@ from gitmerge_eval.checkpoints.metadata import GroupRecord
 from gitmerge_eval.checkpoints.parallel import ordered
 from gitmerge_eval.errors import CheckpointError
 from gitmerge_eval.merging import tiles
-from gitmerge_eval.merging.inputs import Inputs, Slot, Slots, inside
+from gitmerge_eval.merging.inputs import GroupReader, Inputs, Slot, inside
 from gitmerge_eval.merging.lanes import Lanes, free_bytes
 from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan, working_bytes
 from gitmerge_eval.merging.precision import finite, stored, widened
@@ -45,6 +45,8 @@ Item = TypeVar("Item")
 
 WORKERS = os.cpu_count() or 1
 _NO_VALUE: Any = np.empty(0)
+_Work = tuple[GroupPlan, GroupReader, Chunk]
+"""One chunk of a group, and who reads it."""
 _AHEAD_BYTES = 48 << 20
 """Results of elementwise methods that wait to be stored, for each thread."""
 
@@ -125,6 +127,7 @@ class Engine:
     def _started(self, groups: Sequence[GroupPlan]) -> Iterator[None]:
         self.store.fetch(self.plan.opened.values())
         with ExitStack() as stack:
+            stack.callback(self.inputs.close)
             self._pool = stack.enter_context(_workers(self.workers))
             self._hash_ahead(groups)
             if self._needs_torch:
@@ -171,20 +174,21 @@ class Engine:
         """One scalar by passes over the tiles of ``groups``, which have the ``known`` ones."""
 
         def passed(function: Callable[[ParameterGroup], Part]) -> Iterator[Part]:
-            def of_chunk(item: tuple[GroupPlan, Slots, Chunk]) -> list[Part]:
-                return [function(tile) for tile in self._tiles(*item, tiles.TILE, known)]
+            def of_chunk(work: _Work) -> list[Part]:
+                return [function(tile) for tile in self._tiles(work, known)]
 
             for parts in self._ahead(of_chunk, self._chunks(groups)):
                 yield from parts
 
         return scalar.compute(passed, self.plan.options)
 
-    def _chunks(self, groups: Iterable[GroupPlan]) -> Iterator[tuple[GroupPlan, Slots, Chunk]]:
+    def _chunks(self, groups: Iterable[GroupPlan]) -> Iterator[_Work]:
         for group in groups:
             assert group.record is not None
-            slots = self.inputs.slots(group)
-            for chunk in grid(group.record.shape):
-                yield group, slots, chunk
+            chunks = tuple(grid(group.record.shape))
+            reader = self.inputs.reader(self.inputs.slots(group), len(chunks))
+            for chunk in chunks:
+                yield group, reader, chunk
 
     def _ahead(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """``map`` by the pool, a few items ahead."""
@@ -201,17 +205,14 @@ class Engine:
                 future.cancel()
 
     def _tiles(
-        self,
-        group: GroupPlan,
-        slots: Slots,
-        chunk: Chunk,
-        elements: int,
-        scalars: Mapping[str, tuple[float, ...]],
+        self, work: _Work, scalars: Mapping[str, tuple[float, ...]]
     ) -> Iterator[ParameterGroup]:
         """The group's tiles in one chunk, in the dtype of sums."""
+        group, reader, chunk = work
+        slots = reader.slots
         accumulate, any_arrays = self.plan.spec.accumulate, self.plan.method.arrays == "any"
         with inside(f"group '{group.name}' of '{self.plan.spec.path}'"):
-            for tile in self.inputs.tiles(slots, chunk, elements):
+            for tile in reader.tiles(chunk, tiles.TILE):
 
                 def load(slot: Slot | None, tile: tiles.Tile = tile) -> Array:
                     array = tile.arrays[(slot or slots.constituents[0]).key]
@@ -242,9 +243,9 @@ class Engine:
         array = self._room(group.record)
         method, options, dtype = self.plan.method, self.plan.options, group.record.dtype
 
-        def of_chunk(item: tuple[GroupPlan, Slots, Chunk]) -> list[Outcome]:
+        def of_chunk(work: _Work) -> list[Outcome]:
             outcomes = []
-            for tile in self._tiles(*item, tiles.TILE, scalars):
+            for tile in self._tiles(work, scalars):
                 outcome = method.merge(tile, options)
                 assert tile.positions is not None
                 tiles.put(array, tile.positions, stored(outcome.value, dtype))

@@ -83,6 +83,7 @@ class Inputs:
         self.store = store
         self._checked: dict[str, Future[Path]] = {}
         self._products: dict[str, ProductArray] = {}
+        self._readers: set[GroupReader] = set()
         self._lock = Lock()
 
     def slots(self, group: GroupPlan) -> Slots:
@@ -188,17 +189,17 @@ class Inputs:
                     tiles.put(array, tile.positions, tile.arrays[""])
         return array
 
-    def tiles(self, slots: Slots, chunk: Chunk, elements: int) -> Iterator[Tile]:
-        """The chunk of every tensor of the group, cut into tiles."""
-        with ExitStack() as stack:
-            sources, steps = {}, None
-            for slot in slots.all:
-                reader = stack.enter_context(self.opened(slot))
-                sources[slot.key] = tiles.Source(
-                    _named(slot.where, reader.read), BY_NAME[slot.record.dtype].numpy
-                )
-                steps = steps or _named(slot.where, reader.steps)(chunk)
-            yield from tiles.cut(chunk, steps or (), sources, elements)
+    def reader(self, slots: Slots, chunks: int) -> GroupReader:
+        """A reader for one pass over the ``chunks`` of a group."""
+        found = GroupReader(self, slots, chunks, self._readers.discard)
+        self._readers.add(found)
+        return found
+
+    def close(self) -> None:
+        """Close what a pass that did not come to its end left open."""
+        for reader in tuple(self._readers):
+            reader.close()
+            self._readers.discard(reader)
 
     def group(
         self,
@@ -231,6 +232,49 @@ class Inputs:
                 if layout and "input_axis" in layout:
                     return int(layout["input_axis"])
         return 1
+
+
+class GroupReader:
+    """All tensors of a group, side by side: open from the first to the last chunk of one pass."""
+
+    def __init__(
+        self, inputs: Inputs, slots: Slots, chunks: int, closed: Callable[[GroupReader], None]
+    ) -> None:
+        self.slots = slots
+        self._inputs = inputs
+        self._left = chunks
+        self._closed = closed
+        self._stack = ExitStack()
+        self._sources: dict[str, tiles.Source] = {}
+        self._steps: Callable[[Chunk], tuple[int, ...]] = lambda chunk: ()
+        self._lock = Lock()
+
+    def tiles(self, chunk: Chunk, elements: int) -> Iterator[Tile]:
+        """The chunk of every tensor, cut into tiles; by any thread, each chunk once.
+
+        Raises what opening and decoding raise, naming whose tensor it is.
+        """
+        with self._lock:
+            if not self._sources:
+                self._open()
+        yield from tiles.cut(chunk, self._steps(chunk), self._sources, elements)
+        with self._lock:
+            self._left -= 1
+            if not self._left:
+                self.close()
+                self._closed(self)
+
+    def close(self) -> None:
+        """Close everything; no chunk may be read afterwards."""
+        self._stack.close()
+
+    def _open(self) -> None:
+        for number, slot in enumerate(self.slots.all):
+            reader = self._stack.enter_context(self._inputs.opened(slot))
+            dtype = BY_NAME[slot.record.dtype].numpy
+            self._sources[slot.key] = tiles.Source(_named(slot.where, reader.read), dtype)
+            if number == 0:
+                self._steps = _named(slot.where, reader.steps)
 
 
 class Sequenced(Sequence["Tensor"]):
