@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gitmerge_eval.checkpoints.safetensors_stream import Readable
     from gitmerge_eval.git.repository import Repository
 
-_AHEAD_BYTES = 32 << 20
+_AHEAD_BYTES = 8 << 20
 """What is decoded before Git asks for it."""
 _STAGES = ("", "HEAD", ":2", ":3", ":1")
 

@@ -45,7 +45,7 @@ _START = 64
 # Enough that no thread waits, and little: Git needs fresh memory for the whole file meanwhile.
 _RECEIVED_BYTES = 24 * WORKERS << 20
 """Of a stream's tensors, what may wait in memory to be encoded."""
-_DECODED_BYTES = 32 * WORKERS << 20
+_DECODED_BYTES = 20 * WORKERS << 20
 """Of a file's groups, stored and decoded, what may wait in memory to be written."""
 _KEPT_BYTES = 64 << 20
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
