@@ -15,6 +15,8 @@ from gitmerge_eval.benchmarks import domainnet_classification_mini as mini
 from gitmerge_eval.benchmarks import pictures, recipe_folder
 from gitmerge_eval.benchmarks.clip import measuring, training
 from gitmerge_eval.benchmarks.clip import model as clip
+from gitmerge_eval.benchmarks.learning.loop import reproducible
+from gitmerge_eval.benchmarks.learning.schedule import Schedule
 from gitmerge_eval.errors import EvaluationError, InvalidOption, UnknownName
 from gitmerge_eval.statistics import gram
 
@@ -148,7 +150,7 @@ def test_training_leaves_global_state_alone():
     expected = torch.rand(3)
     torch.manual_seed(5)
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    with training.reproducible(0):
+    with reproducible(0):
         torch.rand(7)
         assert torch.get_num_threads() == 1
         assert torch.are_deterministic_algorithms_enabled()
@@ -173,7 +175,7 @@ def test_the_checkpoint_is_open_clips_own(built, bird_real):
 
 
 def test_schedule_warms_up_and_ends_near_zero():
-    schedule = training.Schedule(steps=100, batch=1, rate=1.0, weight_decay=0.0, warm_up=10)
+    schedule = Schedule(steps=100, batch=1, rate=1.0, weight_decay=0.0, warm_up=10)
     factors = [schedule.factor(step) for step in range(100)]
     assert factors[0] == 0.1
     assert factors[9] == factors[10] == 1.0

@@ -14,6 +14,8 @@ from gitmerge_eval.benchmarks.clip import model as clip
 from gitmerge_eval.benchmarks.clip import training
 from gitmerge_eval.benchmarks.clip.grid import Grid
 from gitmerge_eval.benchmarks.clip.measuring import collect
+from gitmerge_eval.benchmarks.learning.loop import Progress, reproducible
+from gitmerge_eval.benchmarks.learning.schedule import Schedule
 from gitmerge_eval.records import StatisticFile
 
 TaskProgress = Callable[[str, int, int], object]
@@ -54,7 +56,7 @@ def build(
     )
 
 
-def pretrain(grid: Grid, *, progress: training.Progress | None = None) -> clip.State:
+def pretrain(grid: Grid, *, progress: Progress | None = None) -> clip.State:
     """The base: contrastive, on pictures of all cells, with confused class names at the end."""
     numbers = dict(grid.recipe["pretraining"])
     shuffled_share = numbers.pop("shuffled_share")
@@ -77,7 +79,7 @@ def pretrain(grid: Grid, *, progress: training.Progress | None = None) -> clip.S
     return training.pretrain(
         grid.configuration,
         data,
-        training.Schedule(**numbers),
+        Schedule(**numbers),
         seed=grid.seed,
         shuffled_share=shuffled_share,
         shuffle_probability=shuffle_probability,
@@ -91,7 +93,7 @@ def fine_tune(
     tasks: Sequence[str],
     section: str,
     *,
-    progress: training.Progress | None = None,
+    progress: Progress | None = None,
 ) -> clip.State:
     """The base trained on the training pictures of ``tasks`` by the recipe's ``section``."""
     cells = [grid.cell(task, "train") for task in tasks]
@@ -103,7 +105,7 @@ def fine_tune(
         images,
         labels,
         grid.prompts,
-        training.Schedule(**grid.recipe[section]),
+        Schedule(**grid.recipe[section]),
         seed=grid.seed,
         progress=progress,
     )
@@ -114,7 +116,7 @@ def measure(
 ) -> tuple[StatisticFile, ...]:
     """The Fisher diagonal and the Gram matrices of a constituent."""
     options: Mapping[str, Mapping[str, Any]] = grid.recipe["statistics"]
-    with training.reproducible(grid.seed):
+    with reproducible(grid.seed):
         return tuple(
             collect(
                 grid,
@@ -128,7 +130,7 @@ def measure(
         )
 
 
-def _named(progress: TaskProgress | None, what: str) -> training.Progress | None:
+def _named(progress: TaskProgress | None, what: str) -> Progress | None:
     if progress is None:
         return None
     report = progress

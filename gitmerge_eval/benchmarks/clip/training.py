@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,29 +10,8 @@ from open_clip.loss import ClipLoss
 from torch import Tensor, nn
 
 from gitmerge_eval.benchmarks.clip import model as clip
-
-Progress = Callable[[int, int], object]
-"""``progress(done, total)`` steps."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """AdamW with a linear warm-up and a cosine decay to zero."""
-
-    steps: int
-    batch: int
-    rate: float
-    weight_decay: float
-    warm_up: int
-    epsilon: float = 1e-8
-    """Large against the gradients' size, AdamW's steps are near those of momentum SGD."""
-
-    def factor(self, step: int) -> float:
-        """The learning rate at ``step`` as a fraction of ``rate``."""
-        if step < self.warm_up:
-            return (step + 1) / self.warm_up
-        share = (step - self.warm_up) / max(1, self.steps - self.warm_up)
-        return 0.5 * (1 + math.cos(math.pi * share))
+from gitmerge_eval.benchmarks.learning.loop import Progress, optimise, reproducible
+from gitmerge_eval.benchmarks.learning.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -48,50 +24,6 @@ class PretrainingData:
     """The prompt of each pair, shape (pairs, context)."""
     confusable: tuple[tuple[int, ...], ...]
     """Groups of pairs whose prompts may be exchanged: one category in one domain."""
-
-
-@contextlib.contextmanager
-def reproducible(seed: int) -> Iterator[torch.Generator]:
-    """One thread, deterministic algorithms and seeded global generators, restored afterwards."""
-    threads = torch.get_num_threads()
-    strict = torch.are_deterministic_algorithms_enabled()
-    warn = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            yield torch.Generator().manual_seed(seed)
-    finally:
-        torch.use_deterministic_algorithms(strict, warn_only=warn)
-        torch.set_num_threads(threads)
-
-
-def _optimise(
-    parameters: Iterable[nn.Parameter],
-    schedule: Schedule,
-    loss: Callable[[int], Tensor],
-    progress: Progress | None,
-) -> None:
-    trained = list(parameters)
-    matrices = [p for p in trained if p.dim() > 1]
-    vectors = [p for p in trained if p.dim() <= 1]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": schedule.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
-        lr=schedule.rate,
-        eps=schedule.epsilon,
-    )
-    for step in range(schedule.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = schedule.rate * schedule.factor(step)
-        optimiser.zero_grad()
-        loss(step).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        if progress:
-            progress(step + 1, schedule.steps)
 
 
 def pretrain(
@@ -128,7 +60,7 @@ def pretrain(
             value: Tensor = contrastive(*features[:3])
             return value
 
-        _optimise((p for p in model.parameters() if p.requires_grad), schedule, loss, progress)
+        optimise(model, schedule, loss, progress=progress)
         return _state(model)
 
 
@@ -175,7 +107,7 @@ def fine_tune(
             predicted = clip.logits(model, clip.normalised(images[rows]), weights)
             return nn.functional.cross_entropy(predicted, labels[rows])
 
-        _optimise(visual.parameters(), schedule, loss, progress)
+        optimise(model, schedule, loss, progress=progress)
         return _state(model)
 
 
