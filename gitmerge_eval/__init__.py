@@ -6,6 +6,7 @@ The package is a house with layers; imports go downwards only (tests/test_layers
     merging  collecting  evaluating  verifying  reporting  use cases, no terminal
     checkpoints/  benchmarks/  git/                        the outside world
     methods/  statistics/                                  torch only
+    compiled/                                              loops in machine code
     records  errors                                        standard library only
 """
 

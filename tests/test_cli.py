@@ -144,7 +144,10 @@ def test_init_track_doctor_and_undo(run, repository, monkeypatch):
     assert "set pull.octopus to theta" in out
     assert run("init")[1] == "everything is in place already\n"
     assert "tracked (.gitattributes is staged)" in run("track", "*.safetensors")[1]
-    assert "tracked already" in run("track", "*.safetensors")[1]
+    assert run("track", "*.safetensors", "*.bin")[1].splitlines() == [
+        "*.safetensors: tracked already (.gitattributes is staged)",
+        "*.bin: tracked (.gitattributes is staged)",
+    ]
     status, out, _ = run("doctor", "--json")
     assert status == 0, out
     assert not [finding for finding in json.loads(out) if finding["status"] == "problem"]

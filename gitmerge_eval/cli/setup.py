@@ -37,14 +37,17 @@ def init(
         print("nothing to undo" if undo else "everything is in place already")
 
 
-def track(pattern: str = typer.Argument(help="A path or pattern, e.g. '*.safetensors'.")) -> None:
-    """Store the files that match PATTERN as checkpoints (adds a line to .gitattributes)."""
+def track(
+    patterns: list[str] = typer.Argument(help="Paths or patterns, e.g. '*.safetensors'."),
+) -> None:
+    """Store the files that match PATTERNS as checkpoints (adds lines to .gitattributes)."""
     from gitmerge_eval.git import tracking
     from gitmerge_eval.git.repository import Repository
 
     repository = Repository.here()
-    changed = tracking.track(repository, pattern)
-    print(f"{pattern}: {'tracked' if changed else 'tracked already'} (.gitattributes is staged)")
+    for pattern in patterns:
+        state = "tracked" if tracking.track(repository, pattern) else "tracked already"
+        print(f"{pattern}: {state} (.gitattributes is staged)")
     for path in tracking.ordinary(repository):
         typer.echo(
             f"note: '{path}' is committed as an ordinary file; store it anew: "

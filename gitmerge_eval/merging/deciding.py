@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from gitmerge_eval.checkpoints import statistics_index
 from gitmerge_eval.checkpoints.lora import configuration_of
-from gitmerge_eval.errors import CheckpointError, MergeRefused
+from gitmerge_eval.errors import CheckpointError, InvalidOption, MergeRefused
 from gitmerge_eval.git.heads import Heads, base_for
 from gitmerge_eval.git.repository import EMPTY_TREE, Repository
 from gitmerge_eval.git.textmerge import StagedEntry
@@ -107,7 +107,6 @@ def decide(repository: Repository, heads: Heads, options: MergeOptions, paths: s
     commits = dict.fromkeys([heads.head, *heads.remotes, *heads.bases])
     files = {commit: entries(repository, commit) for commit in commits}
     statistics = {path for path in paths if statistics_index.is_statistic(path)}
-    models = Models(repository)
     moved = _renamed(repository, heads, paths - statistics)
     models = Models(repository)
     grouped = models.group(paths - statistics, files.values())
@@ -123,6 +122,10 @@ def decide(repository: Repository, heads: Heads, options: MergeOptions, paths: s
         for old in sorted(moved)
         for gone in [[old, *filter(None, [configuration_of(old)])]]
     ]
+    plans = [decision.plan for decision in decisions if decision.plan]
+    if options.rank and plans and not any(plan.outline for plan in plans):
+        merged = ", ".join(f"'{plan.spec.path}'" for plan in plans)
+        raise InvalidOption(f"option 'rank' is for adapters, and {merged} is none; leave it out")
     folders = {statistics_index.index_path(decision.path) for decision in decisions}
     folders |= {path.rpartition("/")[0] + "/index.json" for path in statistics}
     indexes = frozenset(path for path in folders if any(path in known for known in files.values()))

@@ -70,6 +70,7 @@ OPTIONS = {
     "-Xmethod=average -Xdevice=cuda": "sees no CUDA device; use device=cpu",
     "-Xmethod=average -Xdevice=tpu": "not one of auto, cpu, cuda, cuda:<n>",
     "-Xmethod=average -Xaccumulate=float16": "not one of auto, float32, float64",
+    "-Xmethod=average -Xrank=2": "option 'rank' is for adapters, and 'model.safetensors' is none",
     "-Xmethod=average -Xbase=nowhere": "'nowhere' is not a commit in this repository",
     "-Xmethod=fisher": "'fisher' needs the statistic 'fisher', which branches 'a', 'b' do not have",
     "-Xmethod=mats -Xinit=nowhere": "'nowhere' is not a commit in this repository",
