@@ -35,10 +35,12 @@ def accumulate(x: NDArray[Any], sums: NDArray[np.float64]) -> None:
     """
     blocks = x.size // BLOCK
     if blocks:
-        bases = _bases(-(-blocks // _WINDOW))
+        bases, pools = _bases(-(-blocks // _WINDOW)), _pools()
         with _compiling:  # once, whoever comes first
             function = _function(x.dtype.name)
-        function(x.ctypes.data, blocks, _pools().ctypes.data, bases.ctypes.data, sums.ctypes.data)
+        # Addresses keep nothing alive: the names do. Of two threads that come first, only one's
+        # pools are the cache's.
+        function(x.ctypes.data, blocks, pools.ctypes.data, bases.ctypes.data, sums.ctypes.data)
 
 
 KINDS = {

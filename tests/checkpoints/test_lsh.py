@@ -126,3 +126,27 @@ def test_small_checkpoints_do_not_start_the_compiler():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
     )
     assert done.stdout.strip() == "False"
+
+
+def test_the_loop_holds_on_to_what_it_reads():
+    # Of threads that come first together, all but one have a pool of their own, which nobody else
+    # keeps alive while the loop runs.
+    code = """
+import numpy as np
+from gitmerge_eval.checkpoints import lsh, lsh_kernel
+pools, function = lsh_kernel._pools, lsh_kernel._function
+x = np.random.default_rng(0).normal(size=(1 << 18) + 16).astype(np.float32)
+expected = lsh.signature(x)
+
+def after_others_took_memory(dtype):
+    def run(*addresses):
+        taken = [np.full_like(pools(), np.nan) for _ in range(8)]
+        function(dtype)(*addresses)
+    return run
+
+lsh_kernel._pools = lambda: pools().copy()
+lsh_kernel._function = after_others_took_memory
+assert lsh.signature(x) == expected
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
