@@ -73,16 +73,18 @@ class ObjectStore:
 
     def path(self, object_id: str) -> Path:
         """Where the object lies, or would lie."""
-        return self._under(self.folder / "objects", object_id)
+        return Path(_under(self._folders[0], object_id))
 
-    def _under(self, objects: Path, object_id: str) -> Path:
-        return objects / object_id[:2] / object_id[2:4] / object_id
+    @cached_property
+    def _folders(self) -> list[str]:
+        """Where objects may be; text, since there are as many objects as groups in all models."""
+        return [os.fspath(folder) for folder in (self.folder / "objects", *self._borrowed)]
 
     def _find(self, object_id: str) -> Path | None:
-        for objects in (self.folder / "objects", *self._borrowed):
-            path = self._under(objects, object_id)
-            if path.is_file():
-                return path
+        for objects in self._folders:
+            path = _under(objects, object_id)
+            if os.path.isfile(path):
+                return Path(path)
         return None
 
     def has(self, object_id: str) -> bool:
@@ -127,7 +129,7 @@ class ObjectStore:
         path = self._at_hand(object_id, size)
         digest, length = hashlib.sha256(), 0
         with explained(path, "read"), path.open("rb", buffering=0) as file:
-            buffer = bytearray(_HASHED_BYTES)
+            buffer = bytearray(min(_HASHED_BYTES, size + 1))
             while count := file.readinto(buffer):
                 digest.update(memoryview(buffer)[:count])
                 length += count
@@ -347,6 +349,10 @@ class _Named:
     def __init__(self, object_id: str, size: int) -> None:
         self.object_id = object_id
         self.size = size
+
+
+def _under(objects: str, object_id: str) -> str:
+    return f"{objects}/{object_id[:2]}/{object_id[2:4]}/{object_id}"
 
 
 def _reason(done: Completed) -> str:

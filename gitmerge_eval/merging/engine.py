@@ -139,11 +139,11 @@ class Engine:
         """Let the threads check hashes in advance; what is read stays in the system's cache."""
         ahead = self.memory
         for group in groups:
-            for slot in self.inputs.slots(group).all:
-                ahead -= slot.record.size
-                if ahead < 0:
-                    return
-                self._pool.submit(_quietly, self.inputs.check, slot)
+            slots = self.inputs.slots(group).all
+            ahead -= sum(slot.record.size for slot in slots)
+            if ahead < 0:
+                return
+            self._pool.submit(_quietly, self.inputs.check, slots)
 
     def _merged(
         self,
@@ -195,7 +195,7 @@ class Engine:
         pending: deque[Future[Result]] = deque()
         try:
             for item in items:
-                pending.append(self._pool.submit(function, item))
+                pending.append(self._pool.submit(_without_warnings, function, item))
                 if len(pending) > 2 * self.workers:
                     yield pending.popleft().result()
             while pending:
@@ -348,10 +348,17 @@ def _unpacked(tensor: Tensor, slot: Slot) -> Tensor:
     return tensor
 
 
-def _quietly(function: Callable[[Slot], object], slot: Slot) -> None:
-    # Whoever needs the object gets the error, with its group.
-    with suppress(CheckpointError, OSError):
-        function(slot)
+def _without_warnings(function: Callable[[Item], Result], item: Item) -> Result:
+    """What overflows or is no number is found in the results, and named."""
+    with np.errstate(all="ignore"):
+        return function(item)
+
+
+def _quietly(check: Callable[[Slot], object], slots: Iterable[Slot]) -> None:
+    for slot in slots:
+        # Whoever needs the object gets the error, with its group.
+        with suppress(CheckpointError, OSError):
+            check(slot)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ Opened by a plan, read tile by tile or as whole tensors. Every object's hash is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,12 @@ from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.lora_view import Product, ProductArray, stored_records
 from gitmerge_eval.checkpoints.metadata import DENSE, GroupRecord, Metadata
 from gitmerge_eval.checkpoints.stored_array import Readable, StoredArray, UnknownLayout, WholeArray
-from gitmerge_eval.errors import CheckpointError, NumericalError, StaleStatistic
+from gitmerge_eval.errors import (
+    CheckpointError,
+    GitMergeEvalError,
+    NumericalError,
+    StaleStatistic,
+)
 from gitmerge_eval.merging import tiles
 from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan
 from gitmerge_eval.merging.sources import Source, StatisticSource
@@ -81,7 +85,8 @@ class Inputs:
     def __init__(self, plan: CheckpointPlan, store: ObjectStore) -> None:
         self.plan = plan
         self.store = store
-        self._checked: dict[str, Future[Path]] = {}
+        self._checked: dict[str, Path] = {}
+        self._checking: dict[str, Lock] = {}
         self._products: dict[str, ProductArray] = {}
         self._readers: set[GroupReader] = set()
         self._lock = Lock()
@@ -131,16 +136,20 @@ class Inputs:
 
     def _verified(self, record: GroupRecord, where: str) -> Path:
         """The object's file."""
-        with self._lock:
-            first = record.object_id not in self._checked
-            future = self._checked.setdefault(record.object_id, Future())
-        if first:
-            try:
-                with inside(where):
-                    future.set_result(self.store.verified(record.object_id, record.size))
-            except BaseException as error:
-                future.set_exception(error)
-        return future.result()
+        path = self._checked.get(record.object_id)
+        if path is None:
+            with self._lock:
+                lock = self._checking.setdefault(record.object_id, Lock())
+            with (
+                lock
+            ):  # whoever comes second waits for the first, and checks what that one could not
+                path = self._checked.get(record.object_id)
+                if path is None:
+                    with inside(where):
+                        path = self.store.verified(record.object_id, record.size)
+                    self._checked[record.object_id] = path
+                    self._checking.pop(record.object_id, None)
+        return path
 
     @contextmanager
     def opened(self, slot: Slot) -> Iterator[Readable]:
@@ -305,15 +314,19 @@ def inside(where: str) -> Iterator[None]:
     try:
         yield
     except (CheckpointError, NumericalError) as error:
-        if str(error).startswith(f"{where}: "):
-            raise
-        raise error.within(where) from error.__cause__
+        raise _within(where, error) from error.__cause__
+
+
+def _within(where: str, error: GitMergeEvalError) -> GitMergeEvalError:
+    return error if str(error).startswith(f"{where}: ") else error.within(where)
 
 
 def _named(where: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    def named(*arguments: Any) -> Any:
-        with inside(where):
+    def named(*arguments: Any) -> Any:  # :func:`inside`, without its cost for every block
+        try:
             return function(*arguments)
+        except (CheckpointError, NumericalError) as error:
+            raise _within(where, error) from error.__cause__
 
     return named
 

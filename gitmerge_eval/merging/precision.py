@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 def widened(array: NDArray[Any], accumulate: str, where: str) -> NDArray[Any]:
     """The stored values in the dtype of sums; may share the array's memory.
 
-    Raises NonFiniteValue, naming ``where``, if one is NaN or infinite.
+    Raises NonFiniteValue, naming ``where``, if one is NaN or infinite. NumPy's warnings of such
+    values are the caller's to silence, once for many tiles.
     """
-    with np.errstate(all="ignore"):
-        values = _readable(array).astype(accumulate, copy=False)
+    values = _readable(array).astype(accumulate, copy=False)
     # A float32 is as finite as the float64 that it becomes, and read in half the time.
     if not np.isfinite(array if array.dtype == np.float32 else values).all():
         raise _non_finite(where)

@@ -20,7 +20,8 @@ _BLOCK = 1 << 18
 def combination(
     tensors: Sequence[Array], coefficients: Sequence[float], *, total: float | None = None
 ) -> Array:
-    """Σ c_i x_i, computed as s·x_r + Σ c_i (x_i - x_r) with s = Σ c_i and c_r the largest.
+    """Σ c_i x_i, computed as s·x_r + Σ c_i (x_i - x_r) with s = Σ c_i and c_r the largest; where
+    all c_i are c, as s·x_r + c Σ (x_i - x_r).
 
     Fine-tuned models are near one another, so that the differences are almost exact and the sum is
     good to about one rounding. Equal tensors with s = 1 give themselves. ``total`` is s where it is
@@ -37,6 +38,9 @@ def combination(
     reference = tensors[largest]
     whole = sum(coefficients) if total is None else total
     result = reference if whole == 1 else reference * whole
+    if len(set(coefficients)) == 1 and coefficients[0]:
+        others = (tensors[i] - reference for i in range(len(tensors)) if i != largest)
+        return add_scaled(result, others, coefficients[0])
     difference = None
     for i, coefficient in enumerate(coefficients):
         if i != largest and coefficient != 0:
