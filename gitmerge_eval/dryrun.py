@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.errors import GitMergeEvalError, PrerequisiteError
 from gitmerge_eval.git.heads import Heads, left_out, resolve
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.merging import deciding
 from gitmerge_eval.merging import options as merge_options
 from gitmerge_eval.merging.devices import choose_device, describe
+from gitmerge_eval.merging.fetching import absent_bytes
 from gitmerge_eval.merging.options import MergeOptions
 from gitmerge_eval.merging.planning import CheckpointPlan, applicable
 
@@ -35,6 +37,8 @@ class CheckpointPreview:
     peak_bytes: int = 0
     read_bytes: int = 0
     written_bytes: int = 0
+    absent_bytes: int = 0
+    """Tensors that are not in this clone; git-lfs fetches them before the merge."""
     device: str = "cpu"
 
 
@@ -77,7 +81,7 @@ def preview(
         tensors = deciding.decide(repository, heads, options, paths)
         for decision in tensors.decisions:
             if decision.plan:
-                checkpoints.append(_planned(heads, options, decision.plan))
+                checkpoints.append(_planned(heads, options, decision.plan, ObjectStore(repository)))
             else:
                 checkpoints.append(_simple(heads, options, decision))
     except GitMergeEvalError as error:
@@ -93,7 +97,9 @@ def preview(
     return Preview(names, not heads.head_is_subsumed, tuple(checkpoints), tuple(notes))
 
 
-def _planned(heads: Heads, options: MergeOptions, plan: CheckpointPlan) -> CheckpointPreview:
+def _planned(
+    heads: Heads, options: MergeOptions, plan: CheckpointPlan, store: ObjectStore
+) -> CheckpointPreview:
     return CheckpointPreview(
         path=plan.spec.path,
         outcome="merged",
@@ -111,6 +117,7 @@ def _planned(heads: Heads, options: MergeOptions, plan: CheckpointPlan) -> Check
         peak_bytes=plan.peak_bytes,
         read_bytes=plan.read_bytes,
         written_bytes=plan.written_bytes,
+        absent_bytes=absent_bytes(store, plan),
         device=describe(choose_device(options.resources.device, options.method)),
     )
 
@@ -138,7 +145,7 @@ def _refused(
     tensors = deciding.decide(repository, heads, fallback, paths)
     return [
         replace(
-            _planned(heads, fallback, plan),
+            _planned(heads, fallback, plan, ObjectStore(repository)),
             outcome="refused",
             method=options.method.name,
             problems=(str(error),),

@@ -12,6 +12,7 @@ from models import MODEL, ModelRepository, base_model, fine_tuned, statistics_fo
 from small_repositories import LINES, copied, settle, without_heavy_imports
 
 from gitmerge_eval import dryrun
+from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import Metadata
 from gitmerge_eval.errors import GitError, MergeRefused, UnknownName
 from gitmerge_eval.methods import load
@@ -165,3 +166,14 @@ def test_the_command(repository, tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("gitmerge-eval: unknown merge method 'tise'")
     assert done.stderr.count("\n") == 1
+
+
+def test_tensors_that_are_not_here(repository):
+    (model,) = preview(repository, "a", "b", method="average").checkpoints
+    assert model.absent_bytes == 0
+    gone = [*records(repository, "a").values()][:2]
+    for record in gone:
+        ObjectStore(repository.git).path(record.object_id).unlink()
+    (model,) = preview(repository, "a", "b", method="average").checkpoints
+    assert model.absent_bytes == sum(record.size for record in gone)
+    assert model.outcome == "merged"

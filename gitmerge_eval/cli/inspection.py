@@ -94,6 +94,10 @@ def _print_preview(preview: Any) -> None:
             ("missing", "\n".join(checkpoint.problems) or "nothing"),
             ("merging", f"{checkpoint.merging_flops:,} FLOPs on {checkpoint.device}"),
             ("memory", f"about {size(checkpoint.peak_bytes)}"),
+            (
+                "to be fetched",
+                size(checkpoint.absent_bytes) if checkpoint.absent_bytes else "nothing",
+            ),
             ("read, written", f"{size(checkpoint.read_bytes)}, {size(checkpoint.written_bytes)}"),
             (
                 "applicable methods",

@@ -26,6 +26,12 @@ def fetch(store: ObjectStore, plans: Iterable[CheckpointPlan]) -> None:
         raise
 
 
+def absent_bytes(store: ObjectStore, plan: CheckpointPlan) -> int:
+    """What :func:`fetch` would bring for the plan: the sizes of the objects that are not here."""
+    sizes = {record.object_id: record.size for _, record in _wanted(plan)}
+    return sum(sizes[object_id] for object_id in store.missing(sizes))
+
+
 def _wanted(plan: CheckpointPlan) -> Iterator[tuple[str, GroupRecord]]:
     path = plan.spec.path
     for source in plan.constituents:
