@@ -329,7 +329,14 @@ class Benchmark:
     StatisticFile``; ``progress(done, total)`` examples."""
     build: Callable[..., object] | None = None
     """``build(directory: Path, *, settings, progress) -> benchmarks.BuiltModels``: trains the
-    repository's models into plain files; ``progress(what, done, total)``."""
+    repository's models into plain files; ``progress(what, done, total)``. It may also take
+    ``device`` and ``precision``, as below, which are given where the user names them."""
+    train: Callable[..., None] | None = None
+    """``train(base: Path, tasks: Sequence[str], target: Path, *, settings, device, precision,
+    state, progress)``: fine-tunes the checkpoint ``base`` on the training split of one task, or of
+    several together, and writes ``target``. ``precision`` is float32 or bfloat16; ``state`` is a
+    folder to save into, from which the same call goes on after it was killed; ``progress(done,
+    total)`` steps."""
     reference: str = ""
 
     def task(self, name: str) -> Task:

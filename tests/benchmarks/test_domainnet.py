@@ -139,7 +139,7 @@ def test_what_is_missing_is_said_in_one_line_with_the_remedy(tmp_path, monkeypat
     gone = str(tmp_path / "gone")
     assert "gone" in message(lambda: opened({"data": gone}, validation=0.1))
     monkeypatch.setenv("GITMERGE_EVAL_DOMAINNET", gone)
-    assert "gone" in message(lambda: opened({}, validation=0.1))
+    assert "gone" in message(lambda: opened({"data": str(tmp_path)}, validation=0.1))
     source = DomainNet(domainnet_tree.write(tmp_path, CLASSES, domains=["real"]))
     assert "sketch_test.txt" in message(lambda: source.pictures("sketch", CLASSES, "test"))
     lost = source.pictures("real", ("swan",), "test")[0].path

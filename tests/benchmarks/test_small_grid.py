@@ -15,6 +15,7 @@ from gitmerge_eval.benchmarks import domainnet_classification_mini as mini
 from gitmerge_eval.benchmarks import pictures, recipe_folder
 from gitmerge_eval.benchmarks.clip import measuring, training
 from gitmerge_eval.benchmarks.clip import model as clip
+from gitmerge_eval.benchmarks.clip.drawn import DrawnPictures
 from gitmerge_eval.benchmarks.learning.loop import reproducible
 from gitmerge_eval.benchmarks.learning.schedule import Schedule
 from gitmerge_eval.errors import EvaluationError, InvalidOption, UnknownName
@@ -267,7 +268,8 @@ def test_collected_gram_matrices_equal_outer_products(small, bird_real):
 
 def test_every_linear_layer_of_the_vision_tower_has_a_gram(bird_real):
     model = fresh(bird_real)
-    state = measuring.gram_matrices(model, torch.zeros(2, 32, 32, 3, dtype=torch.uint8))
+    empty = DrawnPictures(torch.zeros(2, 32, 32, 3, dtype=torch.uint8), torch.zeros(2).long())
+    state = measuring.gram_matrices(model, empty)
     parameters = measuring.vision_parameters(model)
     reasons = gram.without_gram(parameters, state)
     matrices = {name for name, p in parameters.items() if p.dim() > 1 and name in reasons}

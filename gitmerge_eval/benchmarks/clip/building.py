@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from gitmerge_eval.benchmarks import BuiltModels, pictures
+from gitmerge_eval.benchmarks import BuiltModels
 from gitmerge_eval.benchmarks.clip import model as clip
 from gitmerge_eval.benchmarks.clip import training
 from gitmerge_eval.benchmarks.clip.grid import Grid
 from gitmerge_eval.benchmarks.clip.measuring import collect
-from gitmerge_eval.benchmarks.learning.loop import Progress, reproducible
+from gitmerge_eval.benchmarks.clip.source import Joined, Pictures
+from gitmerge_eval.benchmarks.clip.weights import pretrained
+from gitmerge_eval.benchmarks.learning.loop import Progress, Stopping, reproducible
 from gitmerge_eval.benchmarks.learning.schedule import Schedule
 from gitmerge_eval.records import StatisticFile
 
@@ -27,6 +27,8 @@ def build(
     directory: Path,
     *,
     tasks: Sequence[str] | None = None,
+    device: str = "cpu",
+    precision: str = "float32",
     progress: TaskProgress | None = None,
 ) -> BuiltModels:
     """Train and measure everything into ``directory``; the same grid gives the same bytes.
@@ -36,44 +38,53 @@ def build(
     """
     directory.mkdir(parents=True, exist_ok=True)
     chosen = tuple(tasks or grid.held_in)
-    base = pretrain(grid, progress=_named(progress, "base"))
+    for task in chosen:
+        grid.cell(task, "train")  # what is missing is said before hours of training
+    means = training.Means(device, precision)
+    base = base_of(grid, progress=_named(progress, "base"))
     clip.save(base, directory / "base.safetensors")
-    multitask = fine_tune(grid, base, chosen, "multitask", progress=_named(progress, "multitask"))
+    multitask = fine_tune(grid, base, chosen, means, progress=_named(progress, "multitask"))
     clip.save(multitask, directory / "multitask.safetensors")
     constituents: dict[str, Path] = {}
     statistics: dict[str, tuple[StatisticFile, ...]] = {}
     for task in chosen:
-        state = fine_tune(grid, base, (task,), "fine_tuning", progress=_named(progress, task))
+        state = fine_tune(grid, base, (task,), means, progress=_named(progress, task))
         constituents[task] = directory / f"{task}.safetensors"
         clip.save(state, constituents[task])
-        statistics[task] = measure(grid, constituents[task], task, progress)
+        statistics[task] = measure(grid, constituents[task], task, device, progress)
     return BuiltModels(
         base=directory / "base.safetensors",
         constituents=constituents,
         multitask=directory / "multitask.safetensors",
         statistics=statistics,
-        settings={"seed": grid.seed},
+        settings=grid.settings,
     )
 
 
+def base_of(grid: Grid, *, progress: Progress | None = None) -> clip.State:
+    """The base: pretrained weights, or where the recipe has a section for it, pretrained here."""
+    if "pretraining" in grid.recipe:
+        return pretrain(grid, progress=progress)
+    return pretrained(grid.configuration, grid.settings.get("weights"))
+
+
 def pretrain(grid: Grid, *, progress: Progress | None = None) -> clip.State:
-    """The base: contrastive, on pictures of all cells, with confused class names at the end."""
+    """Contrastive, on pictures of all cells, with confused class names at the end."""
     numbers = dict(grid.recipe["pretraining"])
     shuffled_share = numbers.pop("shuffled_share")
     shuffle_probability = numbers.pop("shuffle_probability")
-    categories, domains = (grid.recipe["skills"][axis] for axis in ("category", "domain"))
-    pairs = [
-        (name, domain)
-        for domain in domains
-        for category in categories
-        for name in pictures.CATEGORIES[category]
-    ]
+    cells: list[Pictures] = []
+    prompts: list[str] = []
     groups: dict[tuple[str, str], list[int]] = {}
-    for position, (name, domain) in enumerate(pairs):
-        groups.setdefault((grid.category(name), domain), []).append(position)
+    for domain in grid.domains:
+        for category, names in grid.categories.items():
+            for name in names:
+                groups.setdefault((category, domain), []).append(len(cells))
+                cells.append(grid.source.pictures((name,), domain, "pretrain", grid.classes))
+                prompts.append(grid.prompt(name, domain))
     data = training.PretrainingData(
-        images=torch.stack([grid.pictures(name, domain, "pretrain") for name, domain in pairs]),
-        tokens=clip.tokens([grid.prompt(*pair) for pair in pairs], grid.configuration),
+        pictures=Joined(cells),
+        tokens=clip.tokens(prompts, grid.configuration),
         confusable=tuple(tuple(group) for group in groups.values()),
     )
     return training.pretrain(
@@ -91,28 +102,61 @@ def fine_tune(
     grid: Grid,
     base: clip.State,
     tasks: Sequence[str],
-    section: str,
+    means: training.Means,
     *,
     progress: Progress | None = None,
 ) -> clip.State:
-    """The base trained on the training pictures of ``tasks`` by the recipe's ``section``."""
-    cells = [grid.cell(task, "train") for task in tasks]
-    images: Tensor = torch.cat([images for images, _ in cells])
-    labels: Tensor = torch.cat([labels for _, labels in cells])
-    return training.fine_tune(
-        base,
-        grid.configuration,
-        images,
-        labels,
-        grid.prompts,
-        Schedule(**grid.recipe[section]),
-        seed=grid.seed,
-        progress=progress,
+    """The base trained on the training pictures of ``tasks``: one, or several as multitask.
+
+    The recipe's sections ``fine_tuning`` and ``multitask`` have the schedules, and ``stopping``,
+    where there is one, says when validation is looked at.
+    """
+    section = "fine_tuning" if len(tasks) == 1 else "multitask"
+    stopping = Stopping(**grid.recipe["stopping"]) if "stopping" in grid.recipe else None
+    given = training.FineTuning(
+        training=_joined(grid, tasks, "train"),
+        prompts=grid.prompts,
+        schedule=Schedule(**grid.recipe[section]),
+        validation=_joined(grid, tasks, "validation") if stopping else None,
+        stopping=stopping,
+        means=means,
     )
+    return training.fine_tune(base, grid.configuration, given, seed=grid.seed, progress=progress)
+
+
+def _joined(grid: Grid, tasks: Sequence[str], split: str) -> Pictures:
+    cells = [grid.cell(task, split) for task in tasks]
+    return cells[0] if len(cells) == 1 else Joined(cells)
+
+
+def train(
+    grid: Grid,
+    base: Path,
+    tasks: Sequence[str],
+    target: Path,
+    *,
+    device: str = "cpu",
+    precision: str = "float32",
+    state: Path | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Fine-tune the checkpoint ``base`` on ``tasks`` and write it to ``target``.
+
+    With ``state``, a folder, a training that was killed goes on. Raises UnknownName for an unknown
+    task and EvaluationError for data that are not there or a base of another architecture.
+    """
+    for task in tasks:
+        grid.task(task)
+    means = training.Means(device, precision, state)
+    clip.save(fine_tune(grid, clip.read(base), tasks, means, progress=progress), target)
 
 
 def measure(
-    grid: Grid, checkpoint: Path, task: str, progress: TaskProgress | None = None
+    grid: Grid,
+    checkpoint: Path,
+    task: str,
+    device: str = "cpu",
+    progress: TaskProgress | None = None,
 ) -> tuple[StatisticFile, ...]:
     """The Fisher diagonal and the Gram matrices of a constituent."""
     options: Mapping[str, Mapping[str, Any]] = grid.recipe["statistics"]
@@ -124,6 +168,7 @@ def measure(
                 checkpoint,
                 task,
                 options=options.get(kind, {}),
+                device=device,
                 progress=_named(progress, f"{task}: {kind}"),
             )
             for kind in ("fisher", "gram")
@@ -131,7 +176,4 @@ def measure(
 
 
 def _named(progress: TaskProgress | None, what: str) -> Progress | None:
-    if progress is None:
-        return None
-    report = progress
-    return lambda done, total: report(what, done, total)
+    return functools.partial(progress, what) if progress else None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gitmerge_eval.benchmarks.clip import model as clip
 from gitmerge_eval.benchmarks.clip.grid import Grid
+from gitmerge_eval.benchmarks.clip.source import Pictures, thinned
 from gitmerge_eval.errors import UnknownName
 from gitmerge_eval.records import StatisticFile
 from gitmerge_eval.statistics import fisher, gram
@@ -27,18 +28,19 @@ def vision_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def fisher_diagonal(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    pictures: Pictures,
     weights: Tensor,
     *,
+    rows: Tensor | None = None,
     sampled: torch.Generator | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Tensor]:
-    """The Fisher diagonal of each vision parameter.
+    """The Fisher diagonal of each vision parameter, on ``rows`` of the pictures or on all.
 
-    ``images`` uint8 (n, side, side, 3), ``labels`` (n,), ``weights`` (classes, embed). With
-    ``sampled`` the labels are drawn from the model's own distribution instead.
+    ``weights`` (classes, embed) are on the model's device. With ``sampled`` the labels are drawn
+    from the model's own distribution instead.
     """
+    chosen = torch.arange(len(pictures.labels)) if rows is None else rows
 
     def loss(parameters: Mapping[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
         encoded = torch.func.functional_call(model, dict(parameters), (image[None], None))[0]
@@ -46,34 +48,39 @@ def fisher_diagonal(
         return nn.functional.cross_entropy(scale.exp() * encoded @ weights.T, label[None])
 
     state = fisher.FisherState()
-    for start in range(0, len(images), BATCH):
-        rows = slice(start, start + BATCH)
-        pictures, targets = clip.normalised(images[rows]), labels[rows]
+    for several in torch.split(chosen, BATCH):
+        inputs = pictures.inputs(several).to(weights.device)
+        targets = pictures.labels[several].to(weights.device)
         if sampled is not None:
             with torch.no_grad():
-                likely = clip.logits(model, pictures, weights).softmax(1).cpu()
-            targets = torch.multinomial(likely, 1, generator=sampled)[:, 0].to(labels.device)
-        fisher.update(state, loss, vision_parameters(model), (pictures, targets))
+                likely = clip.logits(model, inputs, weights).softmax(1).cpu()
+            targets = torch.multinomial(likely, 1, generator=sampled)[:, 0].to(weights.device)
+        fisher.update(state, loss, vision_parameters(model), (inputs, targets))
         if progress:
-            progress(state.examples, len(images))
+            progress(state.examples, len(chosen))
     return fisher.compute(state)
 
 
 def gram_matrices(
     model: nn.Module,
-    images: Tensor,
+    pictures: Pictures,
     *,
+    rows: Tensor | None = None,
     convolutions: bool = False,
     progress: Progress | None = None,
 ) -> gram.GramState:
     """The sums of input outer products of each linear map in the vision tower."""
+    chosen = torch.arange(len(pictures.labels)) if rows is None else rows
     encode: Callable[..., Tensor] = model.encode_image  # type: ignore[assignment]
     watched = vision_parameters(model)
+    device = next(iter(watched.values())).device
+    done = 0
     with gram.recording(watched, convolutions=convolutions, dtype=torch.float64) as recorder:
-        for start in range(0, len(images), BATCH):
-            encode(clip.normalised(images[start : start + BATCH]))
+        for several in torch.split(chosen, BATCH):
+            encode(pictures.inputs(several).to(device))
+            done += len(several)
             if progress:
-                progress(min(start + BATCH, len(images)), len(images))
+                progress(done, len(chosen))
     return recorder.state
 
 
@@ -105,36 +112,31 @@ def collect(
             raise UnknownName.among(f"option of statistic '{kind}'", option, OPTIONS[kind])
     chosen = OPTIONS[kind] | dict(options or {})
     split = str(grid.recipe["statistics"]["split"])
-    images, labels = (t.to(device) for t in _thinned(*grid.cell(task, split), chosen["examples"]))
+    pictures = grid.cell(task, split)
+    rows = thinned(len(pictures.labels), chosen["examples"])
     model = clip.load(checkpoint, grid.configuration, device)
-    tokens = len(images)
+    tokens = len(rows)
     if kind == "fisher":
         weights = clip.classifier(model, grid.prompts, grid.configuration, device)
         seeded = torch.Generator().manual_seed(chosen["sampling_seed"])
         sampled = seeded if chosen["sampled"] else None
         tensors = fisher_diagonal(
-            model, images, labels, weights, sampled=sampled, progress=progress
+            model, pictures, weights, rows=rows, sampled=sampled, progress=progress
         )
         layout: dict[str, dict[str, Any]] = {name: {"key": name} for name in tensors}
     else:
-        state = gram_matrices(model, images, convolutions=chosen["convolutions"], progress=progress)
+        state = gram_matrices(
+            model, pictures, rows=rows, convolutions=chosen["convolutions"], progress=progress
+        )
         tensors, layout = gram.compute(state)
         tokens = max(state.tokens.values())
     return StatisticFile(
         kind=kind,
         tensors={name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
         layout=layout,
-        examples=len(images),
+        examples=len(rows),
         tokens=tokens,
         data=f"{grid.name}/{task}:{split}",
         fingerprint=grid.fingerprint(task, split),
         options=chosen,
     )
-
-
-def _thinned(images: Tensor, labels: Tensor, examples: int | None) -> tuple[Tensor, Tensor]:
-    """At most ``examples`` of them, spread evenly over the classes."""
-    if examples is None or examples >= len(images):
-        return images, labels
-    rows = torch.arange(examples) * len(images) // examples
-    return images[rows], labels[rows]

@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gitmerge_eval.errors import EvaluationError
+from gitmerge_eval.benchmarks.clip.source import Pictures
+from gitmerge_eval.errors import EvaluationError, UnknownName
 
 State = dict[str, Tensor]
 BATCH = 256
@@ -20,41 +21,70 @@ MEAN = torch.tensor(open_clip.OPENAI_DATASET_MEAN).reshape(1, 3, 1, 1)
 STD = torch.tensor(open_clip.OPENAI_DATASET_STD).reshape(1, 3, 1, 1)
 
 
-def create(configuration: Path) -> nn.Module:
+def registered(configuration: Path | str) -> str:
+    """The model's name in open_clip's registry, which a configuration file is added to.
+
+    ``configuration`` is a file in open_clip's format, whose name without the ending becomes the
+    model's, or the name of a model that open_clip knows. Raises UnknownName for another one.
+    """
+    name = configuration.stem if isinstance(configuration, Path) else configuration
+    if name not in open_clip.list_models():
+        if not isinstance(configuration, Path):
+            raise UnknownName.among("open_clip model", name, open_clip.list_models())
+        open_clip.add_model_config(configuration)
+    return name
+
+
+def create(configuration: Path | str) -> nn.Module:
     """An open_clip model with random weights, built through open_clip's own registry.
 
-    ``configuration`` is a model configuration in open_clip's format; its file name without the
-    ending becomes the model's name there.
+    Raises EvaluationError for a model that is not of open_clip's class CLIP.
     """
-    _register(configuration)
-    model: nn.Module = open_clip.CLIP(**open_clip.get_model_config(configuration.stem))
+    name = registered(configuration)
+    numbers = open_clip.get_model_config(name)
+    if numbers.get("custom_text") or "multimodal_cfg" in numbers:
+        raise EvaluationError(
+            f"the open_clip model '{name}' is not of its class CLIP; choose another, as ViT-B-32"
+        )
+    model: nn.Module = open_clip.CLIP(**numbers)
     return model
 
 
-def _register(configuration: Path) -> None:
-    if configuration.stem not in open_clip.list_models():
-        open_clip.add_model_config(configuration)
+def state_of(model: nn.Module) -> State:
+    """A copy of the model's tensors on the CPU."""
+    return {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
 
 
-def load(checkpoint: Path, configuration: Path, device: str = "cpu") -> nn.Module:
-    """The model in eval mode with the checkpoint's weights.
-
-    Raises EvaluationError where the file cannot be read or holds another architecture.
-    """
+def read(checkpoint: Path) -> State:
+    """A checkpoint's tensors; EvaluationError where the file cannot be read."""
     try:
-        state = load_file(checkpoint)
+        state: State = load_file(checkpoint)
     except (OSError, SafetensorError) as error:
         raise EvaluationError(
             f"'{checkpoint}' is not a readable safetensors file: {error}"
         ) from error
+    return state
+
+
+def load(checkpoint: Path, configuration: Path | str, device: str = "cpu") -> nn.Module:
+    """The model in eval mode with the checkpoint's weights.
+
+    Raises EvaluationError where the file cannot be read or holds another architecture.
+    """
+    state = read(checkpoint)
     model = create(configuration)
+    fill(model, state, f"'{checkpoint}'", registered(configuration))
+    return model.to(device).eval()
+
+
+def fill(model: nn.Module, state: State, where: str, name: str) -> None:
+    """Put the tensors into the model; EvaluationError where they are another architecture's."""
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise EvaluationError(
-            f"'{checkpoint}' is not a checkpoint of the model '{configuration.stem}': {error}"
+            f"{where} is not a checkpoint of the model '{name}': {error}"
         ) from error
-    return model.to(device).eval()
 
 
 def save(state: Mapping[str, Tensor], checkpoint: Path) -> None:
@@ -64,10 +94,9 @@ def save(state: Mapping[str, Tensor], checkpoint: Path) -> None:
     partial.replace(checkpoint)
 
 
-def tokens(texts: Sequence[str], configuration: Path) -> Tensor:
+def tokens(texts: Sequence[str], configuration: Path | str) -> Tensor:
     """Token ids by open_clip's tokenizer for that model, shape (texts, context length)."""
-    _register(configuration)
-    ids: Tensor = open_clip.get_tokenizer(configuration.stem)(list(texts))
+    ids: Tensor = open_clip.get_tokenizer(registered(configuration))(list(texts))
     return ids
 
 
@@ -79,7 +108,10 @@ def normalised(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def classifier(
-    model: nn.Module, prompts: Sequence[Sequence[str]], configuration: Path, device: str = "cpu"
+    model: nn.Module,
+    prompts: Sequence[Sequence[str]],
+    configuration: Path | str,
+    device: str = "cpu",
 ) -> Tensor:
     """One unit vector for each class, shape (classes, embed).
 
@@ -87,7 +119,9 @@ def classifier(
     """
     encode: Callable[..., Tensor] = model.encode_text  # type: ignore[assignment]
     ids = tokens([prompt for several in prompts for prompt in several], configuration)
-    embedded = encode(ids.to(device), normalize=True)
+    embedded = torch.cat(
+        [encode(part.to(device), normalize=True) for part in torch.split(ids, BATCH)]
+    )
     means = embedded.reshape(len(prompts), -1, embedded.shape[-1]).mean(1)
     return nn.functional.normalize(means, dim=-1)
 
@@ -101,11 +135,19 @@ def logits(model: nn.Module, images: Tensor, weights: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def correct(model: nn.Module, images: Tensor, labels: Tensor, weights: Tensor) -> int:
-    """How many of the pictures (uint8) get their label, the nearest class vector."""
+def correct(
+    model: nn.Module,
+    pictures: Pictures,
+    weights: Tensor,
+    *,
+    progress: Callable[[int, int], object] | None = None,
+) -> int:
+    """How many of the pictures get their label, the nearest class vector; ``BATCH`` at a time."""
     right = 0
-    for start in range(0, len(images), BATCH):
-        rows = slice(start, start + BATCH)
-        predicted = logits(model, normalised(images[rows]), weights).argmax(1)
-        right += int((predicted == labels[rows]).sum())
+    count = len(pictures.labels)
+    for rows in torch.split(torch.arange(count), BATCH):
+        predicted = logits(model, pictures.inputs(rows).to(weights.device), weights).argmax(1)
+        right += int((predicted.cpu() == pictures.labels[rows]).sum())
+        if progress:
+            progress(int(rows[-1]) + 1, count)
     return right

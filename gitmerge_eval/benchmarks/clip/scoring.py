@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -28,11 +29,10 @@ def evaluate(
     weights = clip.classifier(model, grid.prompts, grid.configuration, device)
     scores = {}
     for task in tasks:
-        images, labels = grid.cell(task, split)
-        if progress:
-            progress(task, 0, len(labels))
-        right = clip.correct(model, images.to(device), labels.to(device), weights)
-        scores[task] = 100.0 * right / len(labels)
-        if progress:
-            progress(task, len(labels), len(labels))
+        pictures = grid.cell(task, split)
+        report = functools.partial(progress, task) if progress else None
+        if report:
+            report(0, len(pictures.labels))
+        right = clip.correct(model, pictures, weights, progress=report)
+        scores[task] = 100.0 * right / len(pictures.labels)
     return scores

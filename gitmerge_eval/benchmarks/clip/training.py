@@ -1,8 +1,9 @@
-"""Training of small open_clip models on the CPU: the same seed gives the same bytes."""
+"""Training of open_clip models; on one machine the same seed gives the same bytes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -10,16 +11,30 @@ from open_clip.loss import ClipLoss
 from torch import Tensor, nn
 
 from gitmerge_eval.benchmarks.clip import model as clip
-from gitmerge_eval.benchmarks.learning.loop import Progress, optimise, reproducible
+from gitmerge_eval.benchmarks.clip.source import Pictures
+from gitmerge_eval.benchmarks.learning.loop import Progress, Stopping, optimise, reproducible
 from gitmerge_eval.benchmarks.learning.schedule import Schedule
+
+SAVED_EVERY = 50
+"""Steps between two saves of a training that looks at no validation score."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a training is computed with; device and precision take part in the result."""
+
+    device: str = "cpu"
+    precision: str = "float32"
+    state: Path | None = None
+    """A folder for what a killed training goes on from; without one it begins anew."""
 
 
 @dataclass(frozen=True)
 class PretrainingData:
     """Pictures and prompts of a grid of (domain, class) pairs."""
 
-    images: Tensor
-    """uint8, shape (pairs, pictures of a pair, side, side, 3)."""
+    pictures: Pictures
+    """Pair by pair, as many of each."""
     tokens: Tensor
     """The prompt of each pair, shape (pairs, context)."""
     confusable: tuple[tuple[int, ...], ...]
@@ -27,7 +42,7 @@ class PretrainingData:
 
 
 def pretrain(
-    configuration: Path,
+    configuration: Path | str,
     data: PretrainingData,
     schedule: Schedule,
     *,
@@ -45,7 +60,8 @@ def pretrain(
         model = clip.create(configuration).train()
         model.token_embedding.requires_grad_(False)
         contrastive = ClipLoss()
-        pairs, pictures = data.images.shape[:2]
+        pairs = len(data.tokens)
+        pictures = len(data.pictures.labels) // pairs
         impoverished_from = round(schedule.steps * (1 - shuffled_share))
 
         def loss(step: int) -> Tensor:
@@ -54,14 +70,13 @@ def pretrain(
             names = torch.arange(pairs)
             if step >= impoverished_from:
                 names = _shuffled(names, data.confusable, shuffle_probability, generator)
-            features = model(
-                clip.normalised(data.images[chosen, which]), data.tokens[names[chosen]]
-            )
+            inputs = data.pictures.inputs(chosen * pictures + which)
+            features = model(inputs, data.tokens[names[chosen]])
             value: Tensor = contrastive(*features[:3])
             return value
 
         optimise(model, schedule, loss, progress=progress)
-        return _state(model)
+        return clip.state_of(model)
 
 
 def _shuffled(
@@ -78,38 +93,80 @@ def _shuffled(
     return shuffled
 
 
+@dataclass(frozen=True)
+class FineTuning:
+    """What a vision tower is trained on, and for how long."""
+
+    training: Pictures
+    prompts: Sequence[Sequence[str]]
+    """Of each class that a label may be."""
+    schedule: Schedule
+    validation: Pictures | None = None
+    """Looked at as ``stopping`` says; the weights of the best look are kept."""
+    stopping: Stopping | None = None
+    means: Means = field(default_factory=Means)
+
+
 def fine_tune(
     state: clip.State,
-    configuration: Path,
-    images: Tensor,
-    labels: Tensor,
-    prompts: list[list[str]],
-    schedule: Schedule,
+    configuration: Path | str,
+    given: FineTuning,
     *,
     seed: int,
     progress: Progress | None = None,
 ) -> clip.State:
     """The vision tower trained by cross-entropy against the frozen text embeddings.
 
-    ``images`` is uint8 (n, side, side, 3), ``labels`` (n,) indexes ``prompts``.
+    Rows are drawn with replacement. With ``given.stopping`` the accuracy on the validation pictures
+    decides when it ends. Raises EvaluationError for a state of another architecture.
     """
+    means = given.means
+    labels = given.training.labels
     with reproducible(seed) as generator:
         model = clip.create(configuration)
-        model.load_state_dict(state)
-        weights = clip.classifier(model.eval(), prompts, configuration)
+        clip.fill(model, state, "the base", clip.registered(configuration))
+        model.to(means.device)
+        weights = clip.classifier(model.eval(), given.prompts, configuration, means.device)
         model.requires_grad_(False)
         visual: nn.Module = model.visual  # type: ignore[assignment]
         visual.requires_grad_(True)
         model.train()
 
-        def loss(step: int) -> Tensor:
-            rows = torch.randint(len(images), (schedule.batch,), generator=generator)
-            predicted = clip.logits(model, clip.normalised(images[rows]), weights)
-            return nn.functional.cross_entropy(predicted, labels[rows])
+        def loss(part: int) -> Tensor:
+            rows = torch.randint(len(labels), (given.schedule.part,), generator=generator)
+            predicted = clip.logits(model, given.training.inputs(rows).to(means.device), weights)
+            return nn.functional.cross_entropy(predicted, labels[rows].to(means.device))
 
-        optimise(model, schedule, loss, progress=progress)
-        return _state(model)
+        optimise(
+            model,
+            given.schedule,
+            loss,
+            generator=generator,
+            validate=_validation(model, given.validation, weights) if given.stopping else None,
+            stopping=given.stopping or (_saving(given.schedule) if means.state else None),
+            precision=means.precision,
+            state=means.state,
+            progress=progress,
+        )
+        return clip.state_of(model)
 
 
-def _state(model: nn.Module) -> clip.State:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+def _saving(schedule: Schedule) -> Stopping:
+    return Stopping(every=SAVED_EVERY, patience=schedule.steps)
+
+
+def _validation(
+    model: nn.Module, pictures: Pictures | None, weights: Tensor
+) -> Callable[[], float] | None:
+    """The accuracy in percent, as a function that leaves the model in training mode."""
+    if pictures is None:
+        return None
+    looked_at = pictures
+
+    def accuracy() -> float:
+        model.eval()
+        right = clip.correct(model, looked_at, weights)
+        model.train()
+        return 100.0 * right / len(looked_at.labels)
+
+    return accuracy

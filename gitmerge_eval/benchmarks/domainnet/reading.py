@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "validation", "test")
 FOLDER_VARIABLE = "GITMERGE_EVAL_DOMAINNET"
-"""Names the folder where a repository's ``benchmark.toml`` does not."""
+"""Names the folder, whatever a repository's ``benchmark.toml`` says."""
 _WANTED = (
     "download the six domains' pictures (the cleaned version) with their lists from DomainNet's "
     f"page, ai.bu.edu/M3SDA, unpack them into one folder, and name it by the setting 'data' or "
@@ -170,7 +170,8 @@ def opened(settings: Mapping[str, Any], *, validation: float) -> DomainNet:
 
     The settings are ``data``, the folder, and ``seed``, which chooses the validation split.
     """
-    folder = settings.get("data") or os.environ.get(FOLDER_VARIABLE)
+    # The variable first: a repository's file may name a folder of somebody else's machine.
+    folder = os.environ.get(FOLDER_VARIABLE) or settings.get("data")
     if not folder or not isinstance(folder, str):
         raise EvaluationError(f"it is not known where DomainNet is; {_WANTED}")
     return DomainNet(Path(folder).expanduser(), int(settings.get("seed", 0)), validation)
