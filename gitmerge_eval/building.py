@@ -71,9 +71,15 @@ def build(
     directory: Path,
     *,
     seed: int = 0,
+    settings: Mapping[str, object] | None = None,
+    device: str | None = None,
+    precision: str | None = None,
     progress: BuildProgress | None = None,
 ) -> BuiltRepository:
     """Make the Git-Theta repository of the benchmark ``name`` in ``directory``.
+
+    ``settings`` are the benchmark's, beside the seed; ``device`` and ``precision`` are given to
+    its trainings where they are named.
 
     'main' has the base model, each constituent's branch its fine-tuned model, declaration and
     statistics, and 'multitask' the model trained on all of their tasks. Raises UnknownName for an
@@ -87,10 +93,14 @@ def build(
             f"{', '.join(n for n, b in benchmarks.load().items() if b.build)}"
         )
     start = time.perf_counter()
+    means = {"device": device, "precision": precision}
+    named = {key: value for key, value in means.items() if value is not None}
     with _empty_folder(directory):
         recipe = _Recipe.begin(benchmark, directory)
         trained = recipe.repository.common_directory / "gitmerge-eval" / "trained"
-        models = benchmark.build(trained, settings={"seed": seed}, progress=progress)
+        models = benchmark.build(
+            trained, settings={"seed": seed, **(settings or {})}, progress=progress, **named
+        )
         assert isinstance(models, benchmarks.BuiltModels)
         commits = recipe.commit_all(models, seed)
         shutil.rmtree(trained)
