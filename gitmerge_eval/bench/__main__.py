@@ -1,4 +1,4 @@
-"""``python -m gitmerge_eval.bench storage|merge|layer``: the command line of the benchmarks."""
+"""``python -m gitmerge_eval.bench storage|merge|layer|fisher``: the benchmarks' command line."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of the three benchmarks."""
+    """The options of all benchmarks."""
     root = argparse.ArgumentParser(
         prog="python -m gitmerge_eval.bench",
         description="Measure gitmerge-eval against its peers and against what the machine can do.",
@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     _storage_options(_command(commands, "storage", _storage, "add, checkout, status, diff"))
     _merge_options(_command(commands, "merge", _merge, "git merge of M models"))
     _layer_options(_command(commands, "layer", _layer, "each method's kernel on one layer", 10))
+    _fisher_options(_command(commands, "fisher", _fisher, "the Fisher diagonal of a ViT"))
     return root
 
 
@@ -157,6 +158,15 @@ def _layer_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--threads", type=positive, help="of torch on a processor")
 
 
+def _fisher_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--examples", type=positive, default=64, help="pictures (default 64)")
+    command.add_argument(
+        "--layers", type=positive, default=12, help="of ViT-B/32's shape (default: all 12)"
+    )
+    command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    command.add_argument("--threads", type=positive, help="of torch on a processor")
+
+
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
@@ -217,6 +227,15 @@ def _layer(given: argparse.Namespace) -> Report:
         threads=given.threads,
     )
     return layer.run(settings, _say)
+
+
+def _fisher(given: argparse.Namespace) -> Report:
+    from gitmerge_eval.bench import fisher
+
+    settings = fisher.Settings(
+        given.examples, given.layers, given.repeat, given.device, given.threads
+    )
+    return fisher.run(settings, _say)
 
 
 @contextmanager

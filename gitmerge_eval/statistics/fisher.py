@@ -39,18 +39,36 @@ Loss = Callable[..., "Tensor"]
 """``loss(parameters, *example) -> scalar``: -log p(y | x) of one example without a batch axis."""
 
 
+_LARGEST_CHUNK = 32
+_GRADIENT_BYTES = {"cpu": 1 << 26}
+_GRADIENT_BYTES_ELSEWHERE = 1 << 32
+
+
+def likely_chunk(parameters: Mapping[str, Tensor]) -> int:
+    """How many examples' gradients to hold: up to 64 MB of them on a processor, 4 GB on a GPU.
+
+    A processor's arithmetic on a large model is no quicker in a batch, while gradients that do not
+    fit its caches are written to memory and read again: for ViT-B/32 one at a time is best.
+    """
+    size = sum(tensor.numel() * tensor.element_size() for tensor in parameters.values())
+    device = next((tensor.device.type for tensor in parameters.values()), "cpu")
+    room = _GRADIENT_BYTES.get(device, _GRADIENT_BYTES_ELSEWHERE)
+    return max(1, min(_LARGEST_CHUNK, room // max(1, size)))
+
+
 def update(
     state: FisherState,
     loss: Loss,
     parameters: Mapping[str, Tensor],
     batch: Sequence[Tensor],
     *,
-    chunk: int = 32,
+    chunk: int | None = None,
 ) -> FisherState:
     """Add the squared gradients of every example of ``batch``.
 
     ``batch`` holds tensors that share their first axis, one row an example; ``chunk`` bounds how
-    many gradients are in memory at once and does not change the result beyond rounding.
+    many gradients are in memory at once and does not change the result beyond rounding. By default
+    it is :func:`likely_chunk`.
     """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -58,6 +76,7 @@ def update(
     gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, *(0 for _ in batch)))
     fixed = {name: tensor.detach() for name, tensor in parameters.items()}
     examples = len(batch[0])
+    chunk = chunk or likely_chunk(fixed)
     for start in range(0, examples, chunk):
         rows = [tensor[start : start + chunk] for tensor in batch]
         # The fused attention kernels have no batching rule; the plain formula has one.

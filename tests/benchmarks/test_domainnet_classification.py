@@ -237,6 +237,17 @@ def test_training_again_gives_the_same_bytes_and_goes_on_after_a_kill(
     assert list(state.iterdir()) == []
 
 
+def test_mixed_precision_trains_and_keeps_float32_weights(tiny, built, settings, tmp_path):
+    tiny.train(
+        built.base, ["bird-real"], tmp_path / "mixed", settings=settings, precision="bfloat16"
+    )
+    mixed, exact = load_file(tmp_path / "mixed"), load_file(built.constituents["bird-real"])
+    assert all(mixed[name].dtype == exact[name].dtype for name in exact)
+    assert not torch.equal(mixed["visual.proj"], exact["visual.proj"])
+    with pytest.raises(InvalidOption, match="bfloat16"):
+        tiny.train(built.base, ["bird-real"], tmp_path / "x", settings=settings, precision="half")
+
+
 def test_joined_pictures_are_the_parts_one_after_the_other(tiny, settings):
     grid = tiny.evaluate.__self__.grid(settings)
     parts = [grid.cell(task, "test") for task in ("bird-real", "tool-clipart", "office-sketch")]

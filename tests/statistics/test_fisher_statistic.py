@@ -51,6 +51,14 @@ def test_equals_a_loop_over_single_examples():
         torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-9)
 
 
+def test_fewer_gradients_are_held_of_a_larger_model():
+    def chunk(size):
+        # One number stands for all: nothing has to be held.
+        return fisher.likely_chunk({"weight": torch.zeros(1).expand(size)})
+
+    assert [chunk(size) for size in (1000, 1_000_000, 87_849_216)] == [32, 16, 1]
+
+
 def test_is_not_the_square_of_the_mean_gradient():
     torch.manual_seed(0)
     model = nn.Linear(3, 2)

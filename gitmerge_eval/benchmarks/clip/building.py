@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -160,7 +161,9 @@ def measure(
 ) -> tuple[StatisticFile, ...]:
     """The Fisher diagonal and the Gram matrices of a constituent."""
     options: Mapping[str, Mapping[str, Any]] = grid.recipe["statistics"]
-    with reproducible(grid.seed):
+    # The same bytes are promised on a processor; vectorised gradients on a GPU may use kernels
+    # that have no deterministic form, and would be refused.
+    with reproducible(grid.seed) if device == "cpu" else contextlib.nullcontext():
         return tuple(
             collect(
                 grid,

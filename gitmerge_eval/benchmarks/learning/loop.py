@@ -72,6 +72,8 @@ def reproducible(seed: int) -> Iterator[torch.Generator]:
     strict = torch.are_deterministic_algorithms_enabled()
     warn = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.set_num_threads(1)
+    # cuBLAS refuses deterministic products without it; nothing on a processor reads it.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     try:
         with torch.random.fork_rng(devices=[]):
