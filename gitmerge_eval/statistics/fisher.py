@@ -73,23 +73,39 @@ def update(
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, *(0 for _ in batch)))
+    single = torch.func.grad(loss)
+    gradients = torch.func.vmap(single, in_dims=(None, *(0 for _ in batch)))
     fixed = {name: tensor.detach() for name, tensor in parameters.items()}
     examples = len(batch[0])
     chunk = chunk or likely_chunk(fixed)
+    if chunk == 1:
+        # Without a batching rule to apply, attention may take its fused kernels.
+        for row in range(examples):
+            _add(state, {n: g[None] for n, g in single(fixed, *(t[row] for t in batch)).items()})
+        state.examples += examples
+        return state
     for start in range(0, examples, chunk):
         rows = [tensor[start : start + chunk] for tensor in batch]
         # The fused attention kernels have no batching rule; the plain formula has one.
         with sdpa_kernel(SDPBackend.MATH):
-            found = gradients(fixed, *rows)
-        for name, gradient in found.items():
-            # float32: squared gradients under 6e-8 vanish in float16
-            squares = (
-                gradient.to(torch.promote_types(gradient.dtype, torch.float32)).square().sum(0)
-            )
-            state.sums[name] = state.sums[name] + squares if name in state.sums else squares
+            _add(state, gradients(fixed, *rows))
     state.examples += examples
     return state
+
+
+def _add(state: FisherState, gradients: Mapping[str, Tensor]) -> None:
+    """The squares of gradients that have an axis of examples in front."""
+    import torch
+
+    for name, gradient in gradients.items():
+        # float32: squared gradients under 6e-8 vanish in float16
+        exact = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+        if name not in state.sums:
+            state.sums[name] = exact.square().sum(0)
+        elif len(exact) == 1:
+            state.sums[name].addcmul_(exact[0], exact[0])
+        else:
+            state.sums[name] += exact.square().sum(0)
 
 
 def compute(state: FisherState) -> dict[str, Tensor]:

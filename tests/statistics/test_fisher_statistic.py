@@ -1,5 +1,6 @@
 """Squared per-example gradients against a loop with one backward pass for each example."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -57,6 +58,21 @@ def test_fewer_gradients_are_held_of_a_larger_model():
         return fisher.likely_chunk({"weight": torch.zeros(1).expand(size)})
 
     assert [chunk(size) for size in (1000, 1_000_000, 87_849_216)] == [32, 16, 1]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 11])
+def test_how_many_are_held_changes_nothing_beyond_rounding(chunk):
+    torch.manual_seed(0)
+    model = Model()
+    inputs, labels = torch.randn(11, 4, 8), torch.randint(3, (11,))
+    state = fisher.FisherState()
+    parameters = dict(model.named_parameters())
+    for rows in (slice(0, 5), slice(5, 11)):
+        fisher.update(state, loss_of(model), parameters, (inputs[rows], labels[rows]), chunk=chunk)
+    assert state.examples == 11
+    expected = loop(model, inputs, labels)
+    for name, value in fisher.compute(state).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-9)
 
 
 def test_is_not_the_square_of_the_mean_gradient():
