@@ -304,6 +304,8 @@ class Task:
     """axis -> value, e.g. {'category': 'fruit', 'domain': 'quickdraw'}."""
     status: str
     """'held-in', 'generalization' or 'unavailable'."""
+    metric: str = ""
+    """What its scores are, where the benchmark's tasks have different metrics."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.state = GramState()
         self.mask: Tensor | None = None
+        self.masks: Mapping[str, Tensor] = {}
         self._names = {id(tensor): name for name, tensor in parameters.items()}
         self._kept_alive = dict(parameters)
         self._convolutions = convolutions
@@ -55,7 +56,14 @@ class Recorder(TorchFunctionMode):
         name = self._names.get(id(weight))
         if name is None:
             return
-        if self.mask is not None and inputs.shape[:-1] == self.mask.shape:
+        if name in self.masks:
+            if inputs.shape[:-1] != self.masks[name].shape:
+                raise ValueError(
+                    f"the mask of '{name}' has the shape {tuple(self.masks[name].shape)}, its "
+                    f"inputs {tuple(inputs.shape)}"
+                )
+            inputs = inputs[self.masks[name]]
+        elif self.mask is not None and inputs.shape[:-1] == self.mask.shape:
             inputs = inputs[self.mask]
         update(self.state, name, inputs, dtype=self._dtype, axis=axis)
 

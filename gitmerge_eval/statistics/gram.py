@@ -68,7 +68,9 @@ def recording(
     the live ones of the model by name (they are recognised by identity). Sums are of ``dtype``,
     by default float32. ``convolutions`` includes convolutions whose patches do not overlap, as
     linear maps of the flattened patch. The recorder's ``mask`` may be set to a boolean tensor of
-    the inputs' leading shape: only tokens where it is true count.
+    the inputs' leading shape: only tokens where it is true count. ``masks`` has one of its own for
+    each parameter named there, for models whose layers see different tokens, as an encoder's and
+    a decoder's do; ValueError where its shape is not that of the parameter's inputs.
     """
     import torch
 
@@ -133,6 +135,7 @@ def combine(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 def pack_symmetric(matrix: Tensor) -> Tensor:
     """The upper half with the diagonal, row by row: (d, d) -> (d(d+1)/2).
 
+    >>> import torch
     >>> pack_symmetric(torch.tensor([[1.0, 2.0], [2.0, 3.0]]))
     tensor([1., 2., 3.])
     """

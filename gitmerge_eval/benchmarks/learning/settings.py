@@ -1,0 +1,26 @@
+"""What a repository's ``benchmark.toml`` may say beside the benchmark's name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gitmerge_eval.errors import InvalidOption, UnknownName
+
+
+def seed_of(settings: Mapping[str, Any], *others: str) -> int:
+    """The seed, 0 where there is none; ``others`` are further settings that may be there.
+
+    Raises UnknownName for a setting that is none of these, InvalidOption for a seed that is no
+    whole number from 0.
+    """
+    known = ("name", "seed", *others)
+    for key in settings:
+        if key not in known:
+            raise UnknownName.among("setting of a benchmark", key, known)
+    seed = settings.get("seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise InvalidOption(
+            f"the benchmark's 'seed' is {seed!r}, which is not a whole number from 0"
+        )
+    return seed

@@ -1,0 +1,218 @@
+"""Trains all models of a grid's repository: base, one for each held-in cell, multitask."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gitmerge_eval.benchmarks import BuiltModels
+from gitmerge_eval.benchmarks.learning import building
+from gitmerge_eval.benchmarks.learning.building import TaskProgress, named
+from gitmerge_eval.benchmarks.learning.loop import Progress, Stopping, reproducible
+from gitmerge_eval.benchmarks.learning.schedule import Schedule
+from gitmerge_eval.benchmarks.seq2seq import model as seq2seq
+from gitmerge_eval.benchmarks.seq2seq import scoring, training
+from gitmerge_eval.benchmarks.seq2seq.grid import Grid
+from gitmerge_eval.benchmarks.seq2seq.measuring import collect
+from gitmerge_eval.records import StatisticFile
+
+
+def build(
+    grid: Grid,
+    directory: Path,
+    *,
+    tasks: Sequence[str] | None = None,
+    device: str = "cpu",
+    precision: str | None = None,
+    progress: TaskProgress | None = None,
+) -> BuiltModels:
+    """Train and measure everything into ``directory``; on the CPU the same grid gives the same
+    bytes.
+
+    ``tasks`` are the held-in cells to have a constituent, all by default; multitask is trained on
+    the same ones. ``precision`` goes before the recipe's.
+    """
+    chosen = tuple(tasks or grid.held_in)
+    for task in chosen:
+        grid.cell(task, "train")  # what is missing is said before hours of training
+    trainer = _Trainer(grid, device, precision)
+    return building.build(trainer, directory, tasks=chosen, progress=progress)
+
+
+def train(
+    grid: Grid,
+    base: Path,
+    tasks: Sequence[str],
+    target: Path,
+    *,
+    device: str = "cpu",
+    precision: str | None = None,
+    state: Path | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Fine-tune the checkpoint ``base`` on ``tasks`` and write it to ``target``.
+
+    One task is trained by the recipe's 'fine_tuning', several by 'multitask'. With ``state``, a
+    folder, a training that was killed goes on. Raises UnknownName for an unknown task and
+    EvaluationError for data that are not there or a base of another architecture.
+    """
+    section = "fine_tuning" if len(tasks) == 1 else "multitask"
+    trained = fine_tune(
+        grid,
+        seq2seq.read(base),
+        tasks,
+        section,
+        device=device,
+        precision=precision,
+        state=state,
+        progress=progress,
+    )
+    seq2seq.save(trained, target)
+
+
+def pretrain(grid: Grid, *, progress: Progress | None = None) -> seq2seq.State:
+    """The base: trained on the tasks of all cells and on the corpus, or loaded where it exists.
+
+    Raises EvaluationError where a published base is not there.
+    """
+    if grid.base is not None:
+        return seq2seq.published(grid.base())
+    numbers = dict(grid.recipe["pretraining"])
+    task_share, second = numbers.pop("task_share"), dict(numbers.pop("shuffled"))
+    cells = [(task.skills["task"], grid.cell(task.name, "train")) for task in grid.tasks]
+    mixture = training.Mixture(
+        pairs=training.encoded([e for _, cell in cells for e in cell], grid.tokens),
+        kinds=[kind for kind, cell in cells for _ in cell],
+        corpus=grid.source.corpus(),
+        task_share=task_share,
+        exchanged=second.pop("exchanged"),
+    )
+    return training.pretrain(
+        grid.configuration,
+        mixture,
+        grid.tokens,
+        Schedule(**numbers),
+        Schedule(**second),
+        seed=grid.seed,
+        progress=progress,
+    )
+
+
+def fine_tune(
+    grid: Grid,
+    base: seq2seq.State,
+    tasks: Sequence[str],
+    section: str,
+    *,
+    device: str = "cpu",
+    precision: str | None = None,
+    state: Path | None = None,
+    progress: Progress | None = None,
+) -> seq2seq.State:
+    """The base trained on the training examples of ``tasks`` by the recipe's ``section``.
+
+    Where the section has ``every`` and ``patience``, the mean validation score over the tasks is
+    looked at each ``every`` steps. ``state`` is a folder in which a training that was interrupted
+    goes on.
+    """
+    numbers = dict(grid.recipe[section])
+    looks = {k: int(numbers.pop(k)) for k in ("every", "patience", "looked_at") if k in numbers}
+    examples = [example for task in tasks for example in grid.cell(task, "train")]
+    own = str(numbers.pop("precision", "float32"))
+    resources = training.Resources(
+        device=device,
+        precision=precision or own,
+        recompute=bool(numbers.pop("recompute", False)),
+        state=state,
+        stopping=Stopping(looks["every"], looks["patience"]) if looks else None,
+    )
+
+    def validate(model: nn.Module) -> float:
+        scores = [
+            scoring.score(grid, model, task, "validation", examples=looks["looked_at"])
+            for task in tasks
+        ]
+        return sum(scores) / len(scores)
+
+    return training.fine_tune(
+        base,
+        grid.configuration,
+        training.encoded(examples, grid.tokens),
+        grid.tokens,
+        Schedule(**numbers),
+        seed=grid.seed,
+        resources=resources,
+        validate=validate if looks else None,
+        progress=progress,
+    )
+
+
+def measure(
+    grid: Grid,
+    checkpoint: Path,
+    task: str,
+    *,
+    device: str = "cpu",
+    progress: TaskProgress | None = None,
+) -> tuple[StatisticFile, ...]:
+    """The Fisher diagonal and the Gram matrices of a constituent."""
+    options: Mapping[str, Mapping[str, Any]] = grid.recipe["statistics"]
+    # The same bytes are promised on a processor; vectorised gradients on a GPU may use kernels
+    # that have no deterministic form, and would be refused.
+    with reproducible(grid.seed) if device == "cpu" else contextlib.nullcontext():
+        return tuple(
+            collect(
+                grid,
+                kind,
+                checkpoint,
+                task,
+                options=options.get(kind, {}),
+                device=device,
+                progress=named(progress, f"{task}: {kind}"),
+            )
+            for kind in ("fisher", "gram")
+        )
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    grid: Grid
+    device: str
+    precision: str | None
+
+    @property
+    def held_in(self) -> tuple[str, ...]:
+        return self.grid.held_in
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        return self.grid.source.settings
+
+    def pretrain(self, progress: Progress | None) -> seq2seq.State:
+        return pretrain(self.grid, progress=progress)
+
+    def fine_tune(
+        self, base: seq2seq.State, tasks: Sequence[str], section: str, progress: Progress | None
+    ) -> seq2seq.State:
+        return fine_tune(
+            self.grid,
+            base,
+            tasks,
+            section,
+            device=self.device,
+            precision=self.precision,
+            progress=progress,
+        )
+
+    def save(self, state: seq2seq.State, checkpoint: Path) -> None:
+        seq2seq.save(state, checkpoint)
+
+    def measure(
+        self, checkpoint: Path, task: str, progress: TaskProgress | None
+    ) -> tuple[StatisticFile, ...]:
+        return measure(self.grid, checkpoint, task, device=self.device, progress=progress)
