@@ -1,0 +1,1 @@
+"""Published data sets of text in several languages, read through ``datasets``."""
