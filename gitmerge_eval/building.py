@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gitmerge_eval import benchmarks
+from gitmerge_eval.checkpoints.lora import configuration_of
 from gitmerge_eval.checkpoints.statistics_index import index_path
 from gitmerge_eval.errors import EvaluationError, GitError, UsageError
 from gitmerge_eval.evaluation.declarations import (
@@ -24,7 +25,6 @@ from gitmerge_eval.evaluation.declarations import (
     BenchmarkDeclaration,
     ConstituentDeclaration,
 )
-from gitmerge_eval.evaluation.subjects import MODEL_FILE
 from gitmerge_eval.git import configuration, programs, tracking
 from gitmerge_eval.git.repository import Repository
 
@@ -232,7 +232,7 @@ class _Recipe:
     def _commit_base(self, models: BuiltModels, settings: Mapping[str, object]) -> str:
         directory = self.repository.directory
         tracking.track(self.repository, "*.safetensors")
-        tracking.merge_by_driver(self.repository, index_path(MODEL_FILE))
+        tracking.merge_by_driver(self.repository, index_path(self.benchmark.checkpoint))
         declaration = BenchmarkDeclaration(self.benchmark.name, settings)
         (directory / BENCHMARK_FILE).write_text(declaration.toml(), encoding="utf-8")
         (directory / "README.md").write_text(_readme(self.benchmark, models), encoding="utf-8")
@@ -246,10 +246,11 @@ class _Recipe:
         from gitmerge_eval.checkpoints.lfs import ObjectStore
         from gitmerge_eval.collecting import trimmed, write_statistics
 
+        path = self.benchmark.checkpoint
         self.repository.run("switch", "--quiet", "--create", task, "main", config=_PLAIN)
         self._take(checkpoint)
         declaration = ConstituentDeclaration(
-            task, self.benchmark.name, task, MODEL_FILE, description=self._described(task)
+            task, self.benchmark.name, task, path, description=self._described(task)
         )
         file = self.repository.directory / declaration.path
         file.parent.mkdir(exist_ok=True)
@@ -259,11 +260,12 @@ class _Recipe:
         )
         statistics = list(models.statistics.get(task, ()))
         if statistics:
-            blob = self.repository.blob_id("HEAD", MODEL_FILE)
+            blob = self.repository.blob_id("HEAD", path)
             assert blob is not None
-            store = ObjectStore(self.repository)
-            statistics.append(trimmed(self.repository, store, MODEL_FILE, blob, "main"))
-            write_statistics(self.repository, MODEL_FILE, blob, statistics)
+            if configuration_of(path) is None:  # an adapter's changes are few already
+                store = ObjectStore(self.repository)
+                statistics.append(trimmed(self.repository, store, path, blob, "main"))
+            write_statistics(self.repository, path, blob, statistics)
             kinds = ", ".join(sorted(statistic.kind for statistic in statistics))
             commit = self._commit(
                 f"{task}: statistics for merging", f"Computed on this branch's model: {kinds}."
@@ -275,7 +277,18 @@ class _Recipe:
         return ", ".join(f"{axis} {value}" for axis, value in skills.items())
 
     def _take(self, checkpoint: Path) -> None:
-        shutil.copyfile(checkpoint, self.repository.directory / MODEL_FILE)
+        """The checkpoint and the companions in its folder into the work tree."""
+        target = self.repository.directory / self.benchmark.checkpoint
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(checkpoint, target)
+        for name in self.benchmark.companions:
+            source = checkpoint.parent / name
+            if source.is_dir():
+                shutil.rmtree(target.parent / name, ignore_errors=True)
+                shutil.copytree(source, target.parent / name)
+            elif source.is_file():
+                (target.parent / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target.parent / name)
 
     def _commit(self, title: str, body: str) -> str:
         date = f"{FIRST_COMMIT + 60 * self.made} +0000"
@@ -300,10 +313,13 @@ def _readme(benchmark: Benchmark, models: BuiltModels) -> str:
         for task in models.constituents
     )
     two = " ".join(list(models.constituents)[:2])
+    others = ", ".join(f"`{name}`" for name in benchmark.companions)
+    beside = f", and {others} are what it works with" if others else ""
     return f"""# {benchmark.title}
 
-Models of the benchmark `{benchmark.name}`, to be merged. `model.safetensors` on `main` is the
-pretrained base. Each branch has one fine-tuned model, the statistics that some methods of merging
+Models of the benchmark `{benchmark.name}`, to be merged. `{benchmark.checkpoint}` on `main` is the
+pretrained base{beside}.
+Each branch has one fine-tuned model, the statistics that some methods of merging
 need (`statistics/`), and a file in `constituents/` that says which task it is for:
 
 {branches}

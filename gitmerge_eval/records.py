@@ -329,6 +329,12 @@ class Benchmark:
     collect: Callable[..., StatisticFile]
     """``collect(kind, checkpoint: Path, task, *, options, settings, device, progress) ->
     StatisticFile``; ``progress(done, total)`` examples."""
+    checkpoint: str = "model.safetensors"
+    """Where a repository of the benchmark has its checkpoint."""
+    companions: tuple[str, ...] = ()
+    """Files and folders that evaluation, statistics and training need around the checkpoint, as
+    paths from its folder. An evaluation finds those of the evaluated revision there; one that the
+    revision lacks is missing there too."""
     build: Callable[..., object] | None = None
     """``build(directory: Path, *, settings, progress) -> benchmarks.BuiltModels``: trains the
     repository's models into plain files; ``progress(what, done, total)``. It may also take
@@ -339,6 +345,12 @@ class Benchmark:
     several together, and writes ``target``. ``precision`` is float32 or bfloat16; ``state`` is a
     folder to save into, from which the same call goes on after it was killed; ``progress(done,
     total)`` steps."""
+    summarise: Callable[..., Mapping[str, float]] | None = None
+    """``summarise(outputs, *, sheet: Path | None, settings, split) -> name -> figure``: what is
+    said of all tasks together, such as a distance between distributions. Where there is one,
+    ``evaluate`` also gets ``outputs``, task -> an empty folder, to keep what this needs; here
+    ``outputs`` is status -> task -> that folder, of one model. At ``sheet`` a picture (PNG) of
+    what the model does may be written."""
     reference: str = ""
 
     def task(self, name: str) -> Task:

@@ -11,7 +11,7 @@ import pytest
 from evaluated_repositories import PLAIN
 from safetensors.numpy import load_file
 
-from gitmerge_eval import building
+from gitmerge_eval import benchmarks, building
 from gitmerge_eval.checkpoints import statistics_index
 from gitmerge_eval.errors import EvaluationError, GitError, UnknownName, UsageError
 from gitmerge_eval.evaluation import evaluating
@@ -256,3 +256,40 @@ def test_a_quickstart_needs_no_identity(tmp_path, monkeypatch):
     tour = building.quickstart(tmp_path / "tour", name="plain", method="average")
     author = Repository(tmp_path / "tour").text("log", "-1", "--format=%an", tour.merge)
     assert author == "gitmerge-eval"
+
+
+def test_companions_are_committed_from_a_checkpoints_own_folder(tmp_path):
+    def build(directory, *, settings, progress):
+        models = plain_build(directory, settings=settings, progress=progress)
+        (directory / "frozen").mkdir()
+        shutil.copyfile(models.base, directory / "frozen" / "offset.safetensors")
+        own = directory / "own"
+        own.mkdir()
+        shutil.copyfile(models.constituents["bird-real"], own / "bird.safetensors")
+        (own / "factor.txt").write_text("2")
+        constituents = {**models.constituents, "bird-real": own / "bird.safetensors"}
+        return replace(models, constituents=constituents)
+
+    beside = benchmarks.get("plain-beside")
+    plain_build = beside.build
+    recipe = building._Recipe.begin(replace(beside, build=build), made(tmp_path / "new"))
+    models = build(tmp_path / "trained", settings={"seed": 0}, progress=None)
+    recipe.commit_all(models, 0)
+    repository = recipe.repository
+    path = "models/skills.safetensors"
+    frozen = "models/frozen/offset.safetensors"
+    assert json.loads(repository.blob(repository.blob_id("main", frozen)))
+    for name in ("bird-real", "tool-sketch", "multitask"):
+        assert repository.blob_id(name, frozen) == repository.blob_id("main", frozen)
+        assert repository.blob_id(name, path) != repository.blob_id("main", path)
+    assert repository.blob(repository.blob_id("bird-real", "models/factor.txt")) == b"2"
+    assert repository.blob_id("tool-sketch", "models/factor.txt") is None
+    (declaration,) = constituents_at(repository, "tool-sketch").values()
+    assert declaration.checkpoint == path
+    index = statistics_index.index_path(path)
+    assert repository.blob_id("tool-sketch", index)
+
+
+def made(folder):
+    folder.mkdir()
+    return folder

@@ -25,7 +25,11 @@ GROUP = "gitmerge_eval.benchmarks"
 
 @dataclass(frozen=True)
 class BuiltModels:
-    """What a benchmark's ``build`` made: plain safetensors files and statistics, no repository."""
+    """What a benchmark's ``build`` made: plain safetensors files and statistics, no repository.
+
+    The benchmark's companions are taken from a checkpoint's own folder: a constituent that has none
+    of its own keeps the base's.
+    """
 
     base: Path
     constituents: Mapping[str, Path]

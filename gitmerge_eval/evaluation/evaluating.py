@@ -7,26 +7,23 @@ or run, and no checkpoint is ever checked out.
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gitmerge_eval.errors import CheckpointError, EvaluationError
-from gitmerge_eval.evaluation import reporting
+from gitmerge_eval.evaluation import reporting, summaries
 from gitmerge_eval.evaluation.note import EvaluationNote, TaskScore
 from gitmerge_eval.evaluation.results import Results, Score, ScoreKey, open_results
 from gitmerge_eval.evaluation.subjects import Model, Subject, models_of, subject_at
+from gitmerge_eval.evaluation.workspace import Workspace, workspace
 from gitmerge_eval.git import notes
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.records import canonical_json
 
 FOLDER = "gitmerge-eval"
 """Where evaluation keeps its files, below the git directory that all work trees share."""
-STALE_SECONDS = 24 * 3600
 DEVICE_KEY = "merge-eval.device"
 """The configuration's answer where nobody names a device."""
 
@@ -73,10 +70,12 @@ def evaluate(
     """
     subject = subject_at(repository, revision, tasks, checkpoint)
     models, remarks = models_of(repository, subject)
-    with open_results(results_path(repository)) as results:
-        scorer = _Scorer(repository, subject, split, device, results, force)
+    folder = repository.common_directory / FOLDER / "evaluated"
+    with open_results(results_path(repository)) as results, workspace(repository, folder) as room:
+        scorer = _Scorer(repository, subject, split, device, results, room, force)
         scorer.score(models, progress or (lambda step: None))
     note = _note(subject, models, scorer, tuple(remarks + scorer.remarks))
+    note = _with_summary(note, subject, models, scorer)
     if write_note and tasks is None:
         notes.write(
             repository, subject.commit, reporting.note_table(note), reporting.note_record(note)
@@ -111,9 +110,10 @@ class _Scorer:
     split: str
     device: str
     results: Results
+    room: Workspace
     force: bool
     scores: dict[tuple[str, str], Score] = field(default_factory=dict)
-    """(blob, task) -> score."""
+    """(identity, task) -> score."""
     remarks: list[str] = field(default_factory=list)
     fingerprints: dict[str, str] = field(default_factory=dict)
 
@@ -141,13 +141,15 @@ class _Scorer:
         """Each distinct checkpoint with the tasks that the cache does not know."""
         wanted: dict[str, tuple[Model, dict[str, None]]] = {}
         for model in models:
-            _, tasks = wanted.setdefault(model.blob, (model, {}))
+            _, tasks = wanted.setdefault(model.identity, (model, {}))
             tasks.update(dict.fromkeys(model.tasks))
         missing = []
         for model, tasks in wanted.values():
-            keys = {task: self._key(model.blob, task) for task in tasks}
+            keys = {task: self._key(model.identity, task) for task in tasks}
             known = {} if self.force else self.results.find(list(keys.values()))
-            self.scores |= {(model.blob, t): known[k] for t, k in keys.items() if k in known}
+            if self.subject.benchmark.summarise:
+                known = {key: s for key, s in known.items() if self.outputs.of(key).is_dir()}
+            self.scores |= {(model.identity, t): known[k] for t, k in keys.items() if k in known}
             unknown = tuple(task for task, key in keys.items() if key not in known)
             if unknown:
                 missing.append((model, unknown))
@@ -157,7 +159,11 @@ class _Scorer:
         self, model: Model, tasks: tuple[str, ...], relay: Callable[[str, int, int], None]
     ) -> None:
         device = resolved_device(self.repository, self.device)
-        with _materialised(self.repository, model.blob, self.subject.path) as file:
+        keeping = {}
+        if self.subject.benchmark.summarise:
+            keys = {task: self._key(model.identity, task) for task in tasks}
+            keeping["outputs"] = {task: self.outputs.fresh(key) for task, key in keys.items()}
+        with self.room.laid_out(model.blob, self.subject.path, model.companions) as file:
             start = time.perf_counter()
             found = self.subject.benchmark.evaluate(
                 file,
@@ -166,16 +172,30 @@ class _Scorer:
                 device=device,
                 progress=relay,
                 settings=self.subject.declaration.settings,
+                **keeping,
             )
             seconds = (time.perf_counter() - start) / len(tasks)
         values = {task: _finite(found, task, self.subject.benchmark.name) for task in tasks}
         scores = {task: Score(value, seconds, device) for task, value in values.items()}
-        self.results.store({self._key(model.blob, task): score for task, score in scores.items()})
-        self.scores |= {(model.blob, task): score for task, score in scores.items()}
+        self.results.store(
+            {self._key(model.identity, task): score for task, score in scores.items()}
+        )
+        self.scores |= {(model.identity, task): score for task, score in scores.items()}
 
-    def _key(self, blob: str, task: str) -> ScoreKey:
+    @property
+    def outputs(self) -> summaries.Outputs:
+        """What is kept of scores, beside the cache."""
+        return summaries.Outputs(self.repository.common_directory / FOLDER / "outputs")
+
+    def kept(self, model: Model, task: str) -> Path | None:
+        """What was kept of a model's score on a task; None where it has none."""
+        if (model.identity, task) not in self.scores:
+            return None
+        return self.outputs.of(self._key(model.identity, task))
+
+    def _key(self, identity: str, task: str) -> ScoreKey:
         return ScoreKey(
-            checkpoint=blob,
+            checkpoint=identity,
             benchmark=self.subject.benchmark.name,
             settings=canonical_json(dict(self.subject.declaration.settings)),
             task=task,
@@ -230,46 +250,28 @@ def resolved_device(repository: Repository, device: str) -> str:
     return "cpu"
 
 
-@contextmanager
-def _materialised(repository: Repository, blob: str, path: str) -> Iterator[Path]:
-    """The checkpoint whose metadata blob is ``blob`` as a file that lasts as long as the context.
-
-    In the git directory, not in the system's temporary folder: models are large, and that one may
-    be in memory.
-    """
-    from gitmerge_eval.checkpoints.checkpoint import smudge
-    from gitmerge_eval.checkpoints.lfs import ObjectStore
-
-    parent = repository.common_directory / FOLDER / "evaluated"
-    parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(parent)
-    folder = Path(tempfile.mkdtemp(dir=parent))
-    try:
-        file = folder / Path(path).name
-        smudge(repository.blob(blob), ObjectStore(repository), file, path=path)
-        yield file
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove_stale(parent: Path) -> None:
-    """What processes that were killed left there."""
-    for folder in parent.iterdir():
-        try:
-            if time.time() - folder.stat().st_mtime > STALE_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
-        except FileNotFoundError:
-            continue
+def _with_summary(
+    note: EvaluationNote, subject: Subject, models: Sequence[Model], scorer: _Scorer
+) -> EvaluationNote:
+    common = scorer.repository.common_directory
+    sheet = common / FOLDER / summaries.SHEETS / f"{subject.commit[:10]}-{scorer.split}.png"
+    figures, drawn = summaries.summary(subject, models, scorer.kept, scorer.split, sheet)
+    place = drawn.relative_to(common).as_posix() if drawn else None
+    return replace(note, figures=figures, sheet=place)
 
 
 def _note(
     subject: Subject, models: Sequence[Model], scorer: _Scorer, remarks: tuple[str, ...]
 ) -> EvaluationNote:
+    evaluated = next(model.identity for model in models if model.role == "merged")
+
     def value(role: str, task: str) -> float | None:
         known = [
-            scorer.scores[model.blob, task].value
+            scorer.scores[model.identity, task].value
             for model in models
-            if model.role == role and (model.blob, task) in scorer.scores and task in model.tasks
+            if model.role == role
+            and (model.identity, task) in scorer.scores
+            and task in model.tasks
         ]
         # Two constituents may be of one task: the better one is what merging has to match.
         return max(known, default=None)
@@ -279,7 +281,7 @@ def _note(
             yield TaskScore(
                 task=task,
                 status=status,
-                merged=scorer.scores[subject.blob, task].value,
+                merged=scorer.scores[evaluated, task].value,
                 pretrained=value("pretrained", task),
                 individual=value("individual", task),
                 multitask=value("multitask", task),
@@ -305,6 +307,6 @@ def _note(
         spec=specs.get(subject.path),
         constituents=tuple(leaf.declaration.name for leaf in subject.leaves),
         seconds=sum(score.seconds for score in scorer.scores.values()),
-        device=scorer.scores[subject.blob, subject.tasks[0]].device,
+        device=scorer.scores[evaluated, subject.tasks[0]].device,
         remarks=remarks,
     )

@@ -44,6 +44,10 @@ class EvaluationNote:
     seconds: float = 0.0
     """Time that the scores took to compute; those from the cache cost nothing."""
     device: str = "cpu"
+    figures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """What the benchmark says of all tasks together: figure -> model ('merged', …) -> value."""
+    sheet: str | None = None
+    """Where the sheet of the model's pictures is, from the common git directory."""
     remarks: tuple[str, ...] = ()
     """What is missing from this note, and why."""
 

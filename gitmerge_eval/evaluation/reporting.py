@@ -42,6 +42,14 @@ def note_table(note: EvaluationNote) -> str:
             reference = "individual" if status == "held-in" else "pretrained"
             name = f"  normalised by {reference}"
             lines.append(f"{name:<{_NAME_WIDTH}}{ratio:>{_SCORE_WIDTHS['merged']}.3f}")
+    if note.figures:
+        lines.append("of all tasks together")
+        lines += [
+            _row(name, {model: values.get(model) for model in MODELS})
+            for name, values in note.figures.items()
+        ]
+    if note.sheet:
+        lines += _wrapped(f"pictures: {note.sheet} in the git directory")
     for remark in note.remarks:
         lines += _wrapped(f"note: {remark}")
     return "\n".join(lines) + "\n"
@@ -99,9 +107,15 @@ def note_record(note: EvaluationNote) -> dict[str, Any]:
         "averages": {status: _averages(note, status) for status in STATUSES},
         "seconds": round(note.seconds, 3),
         "device": note.device,
+        "figures": {name: _figures(values) for name, values in note.figures.items()} or None,
+        "sheet": note.sheet,
         "remarks": list(note.remarks),
     }
     return {key: value for key, value in record.items() if value is not None}
+
+
+def _figures(values: Mapping[str, float]) -> dict[str, float]:
+    return {model: round(value, _DECIMALS) for model, value in values.items()}
 
 
 def _score_record(score: TaskScore) -> dict[str, Any]:
@@ -160,6 +174,8 @@ def note_from_record(record: Mapping[str, Any]) -> EvaluationNote:
             constituents=tuple(record["constituents"]),
             seconds=record["seconds"],
             device=record["device"],
+            figures=record.get("figures", {}),
+            sheet=record.get("sheet"),
             remarks=tuple(record["remarks"]),
         )
     except (KeyError, TypeError) as error:

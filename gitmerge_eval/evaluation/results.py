@@ -7,6 +7,7 @@ merge that is amended, rebased or made again costs nothing to evaluate.
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from gitmerge_eval.checkpoints.cache_file import connect, set_aside
 from gitmerge_eval.errors import EvaluationError
+from gitmerge_eval.records import canonical_json
 
 SCHEMA_VERSION = 1
 _CREATE = """
@@ -38,7 +40,8 @@ class ScoreKey:
     """Everything that determines one score; two equal keys have the same score."""
 
     checkpoint: str
-    """Git object id of the checkpoint's metadata blob."""
+    """Git object id of the checkpoint's metadata blob, then ``+`` and the digest of its companions
+    where it has any."""
     benchmark: str
     settings: str
     """The benchmark's settings as canonical JSON."""
@@ -47,6 +50,11 @@ class ScoreKey:
     evaluator_version: str
     fingerprint: str
     """The digest of the task's data."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all of it."""
+        return hashlib.sha256(canonical_json(astuple(self)).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

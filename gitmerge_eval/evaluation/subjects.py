@@ -20,13 +20,12 @@ from gitmerge_eval.evaluation.declarations import (
     constituent,
     constituent_blobs,
 )
+from gitmerge_eval.evaluation.workspace import NO_COMPANIONS, Companions, companions_at
 from gitmerge_eval.git import trailers
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.git.trailers import MergeTrailers
 from gitmerge_eval.records import Benchmark
 
-MODEL_FILE = "model.safetensors"
-"""The checkpoint where no constituent says which."""
 MULTITASK_KEY = "merge-eval.multitask"
 MULTITASK_BRANCHES = ("refs/heads/multitask", "refs/remotes/origin/multitask")
 
@@ -67,6 +66,13 @@ class Model:
     label: str
     blob: str
     tasks: tuple[str, ...]
+    companions: Companions = NO_COMPANIONS
+
+    @property
+    def identity(self) -> str:
+        """What its scores belong to: the checkpoint's blob, and a digest of its companions."""
+        digest = self.companions.digest
+        return f"{self.blob}+{digest}" if digest else self.blob
 
 
 def merge_of_ours(repository: Repository, commit: str) -> MergeTrailers | None:
@@ -98,7 +104,7 @@ def subject_at(
         )
     benchmark = _benchmark(declaration.name, revision)
     leaves: tuple[Leaf, ...] = ()
-    path = checkpoint or MODEL_FILE
+    path = checkpoint or benchmark.checkpoint
     if tasks is None:
         found = tuple(_leaves(repository, commit, revision, None))
         path = _path(found, checkpoint, revision)
@@ -129,9 +135,16 @@ def models_of(repository: Repository, subject: Subject) -> tuple[list[Model], li
 
     The baselines are the pretrained model (the merge's base), each constituent on its own task,
     and the multitask model: the branch 'multitask', here or at origin, or the revision in the
-    configuration key merge-eval.multitask.
+    configuration key merge-eval.multitask. Raises EvaluationError for companions of a model that
+    are no plain files.
     """
-    models = [Model("merged", "merged", subject.blob, subject.tasks)]
+
+    def model(role: str, label: str, commit: str, blob: str, tasks: tuple[str, ...]) -> Model:
+        wanted = subject.benchmark.companions
+        beside = companions_at(repository, commit, subject.path, wanted)
+        return Model(role, label, blob, tasks, beside)
+
+    models = [model("merged", "merged", subject.commit, subject.blob, subject.tasks)]
     remarks: list[str] = []
     if subject.merge is None:
         return models, remarks
@@ -144,14 +157,14 @@ def models_of(repository: Repository, subject: Subject) -> tuple[list[Model], li
         if blob is None:
             remarks.append(f"the {role} model ({commit[:10]}) has no '{subject.path}'")
         else:
-            models.append(Model(role, role, blob, subject.tasks))
+            models.append(model(role, role, commit, blob, subject.tasks))
     for leaf in subject.leaves:
         name = leaf.declaration.name
         blob = repository.blob_id(leaf.commit, subject.path)
         if blob is None:
             remarks.append(f"constituent '{name}' has no '{subject.path}'")
         else:
-            models.append(Model("individual", name, blob, (leaf.declaration.task,)))
+            models.append(model("individual", name, leaf.commit, blob, (leaf.declaration.task,)))
     return models, remarks
 
 

@@ -119,3 +119,34 @@ BENCHMARK = Benchmark(
     build=build,
 )
 WITHOUT_RECIPE = replace(BENCHMARK, name="plain-without-recipe", build=None)
+
+
+def evaluate_beside(checkpoint, tasks, *, outputs, **how):
+    """The plain score, raised by what lies beside the checkpoint."""
+    offset = float(load_file(checkpoint.parent / "frozen" / "offset.safetensors")["offset"][0])
+    factor = float((checkpoint.parent / "factor.txt").read_text())
+    scores = {t: factor * s + offset for t, s in evaluate(checkpoint, tasks, **how).items()}
+    for task, score in scores.items():
+        assert list(outputs[task].iterdir()) == []
+        (outputs[task] / "score.txt").write_text(repr(score))
+    return scores
+
+
+def summarise_beside(outputs, *, sheet, settings, split):
+    """The largest score of each status, and a sheet that names the tasks."""
+    if sheet:
+        sheet.write_text("\n".join(task for tasks in outputs.values() for task in tasks))
+    return {
+        f"best {status}": max(float((f / "score.txt").read_text()) for f in tasks.values())
+        for status, tasks in outputs.items()
+    }
+
+
+BESIDE = replace(
+    BENCHMARK,
+    name="plain-beside",
+    evaluate=evaluate_beside,
+    checkpoint="models/skills.safetensors",
+    companions=("factor.txt", "frozen"),
+    summarise=summarise_beside,
+)
