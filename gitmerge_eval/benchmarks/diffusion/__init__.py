@@ -1,0 +1,1 @@
+"""The latent diffusion family: diffusers' Stable Diffusion with low-rank adapters by peft."""
