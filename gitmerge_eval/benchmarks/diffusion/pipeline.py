@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from diffusers.utils import logging
+from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
 
 from gitmerge_eval.errors import EvaluationError
 
@@ -27,20 +30,24 @@ FOLDER = "pipeline"
 _PIPELINE: Any = StableDiffusionPipeline
 _SCHEDULER: Any = DDIMScheduler
 _START, _END = "<|startoftext|>", "<|endoftext|>"
+_WORD_END = "</w>"
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without diffusers' progress bars and its advice on what else could be installed."""
-    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    packages = (diffusers_logging, transformers_logging)
+    before = [(one.get_verbosity(), one.is_progress_bar_enabled()) for one in packages]
+    for one in packages:
+        one.set_verbosity_error()
+        one.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()
+        for one, (level, shown) in zip(packages, before, strict=True):
+            one.set_verbosity(level)
+            if shown:
+                one.enable_progress_bar()
 
 
 def configured(folder: Path, part: str) -> Any:
@@ -64,24 +71,37 @@ def scheduler(folder: Path) -> Any:
 def tokenizer(texts: Sequence[str], length: int) -> CLIPTokenizer:
     """CLIP's tokenizer with a vocabulary of its own: byte pairs merged until every word of
     ``texts`` is one token. ``length`` is what texts are padded to."""
-    from tokenizers.models import BPE
-    from tokenizers.trainers import BpeTrainer
+    words = sorted({word for text in texts for word in text.lower().split()})
+    merges = _merges(words)
+    letters = sorted({letter for word in words for letter in word})
+    symbols = [*letters, *(f"{letter}{_WORD_END}" for letter in letters)]
+    symbols += [first + second for first, second in merges]
+    vocabulary = {token: i for i, token in enumerate([_START, _END, *dict.fromkeys(symbols)])}
+    found: Any = CLIPTokenizer
+    tokens: CLIPTokenizer = found(vocab=vocabulary, merges=merges, model_max_length=length)
+    return tokens
 
-    plain = CLIPTokenizer(vocab={_START: 0, _END: 1}, merges=[]).backend_tokenizer
-    plain.model = BPE(end_of_word_suffix="</w>", unk_token=_END)
-    trainer = BpeTrainer(
-        vocab_size=1024,
-        special_tokens=[_START, _END],
-        end_of_word_suffix="</w>",
-        initial_alphabet=[chr(c) for c in range(ord("a"), ord("z") + 1)],
-        show_progress=False,
-    )
-    plain.train_from_iterator(sorted(set(texts)), trainer)
-    learnt = json.loads(plain.to_str())["model"]
-    merges: Any = [
-        tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in learnt["merges"]
-    ]
-    return CLIPTokenizer(vocab=learnt["vocab"], merges=merges, model_max_length=length)
+
+def _merges(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Byte pair encoding's merges, the commonest pair first, until each word is one symbol."""
+    spelled = [[*word[:-1], word[-1] + _WORD_END] for word in words]
+    merges: list[tuple[str, str]] = []
+    while counts := Counter(pair for word in spelled for pair in itertools.pairwise(word)):
+        # Pairs that are as common in the order of their letters: the same merges every time.
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(best)
+        spelled = [_merged(word, best) for word in spelled]
+    return merges
+
+
+def _merged(word: list[str], pair: tuple[str, str]) -> list[str]:
+    found: list[str] = []
+    for symbol in word:
+        if found and (found[-1], symbol) == pair:
+            found[-1] += symbol
+        else:
+            found.append(symbol)
+    return found
 
 
 def assembled(unet: Any, vae: Any, text_encoder: Any, tokens: Any, noise: Any) -> Any:
