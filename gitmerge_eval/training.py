@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from gitmerge_eval import benchmarks, statistics
-from gitmerge_eval.checkpoints.statistics_index import is_statistic
+from gitmerge_eval.checkpoints.statistics_index import index_path, is_statistic
 from gitmerge_eval.errors import EvaluationError, GitMergeEvalError, UnknownName, UsageError
 from gitmerge_eval.evaluation.declarations import (
     BENCHMARK_FILE,
@@ -28,7 +28,6 @@ from gitmerge_eval.evaluation.declarations import (
     benchmark_at,
 )
 from gitmerge_eval.evaluation.evaluating import resolved_device
-from gitmerge_eval.evaluation.subjects import MODEL_FILE
 from gitmerge_eval.git.repository import NULL_ID, Repository
 from gitmerge_eval.git.tracking import tracked
 from gitmerge_eval.records import Benchmark
@@ -99,10 +98,11 @@ def train(
     _check_kinds(kinds, chosen)
     name = branch or (chosen[0] if len(chosen) == 1 else MULTITASK)
     _check_repository(repository, name)
-    blob = repository.blob_id(origin, MODEL_FILE)
+    path = benchmark.checkpoint
+    blob = repository.blob_id(origin, path)
     if blob is None:
         raise UsageError(
-            f"'{base}' has no '{MODEL_FILE}' to start from; commit the base model there, or name "
+            f"'{base}' has no '{path}' to start from; commit the base model there, or name "
             "another revision with --base"
         )
     request = _Request(
@@ -114,7 +114,7 @@ def train(
             if not target.exists():
                 _fine_tune(
                     benchmark,
-                    tree.directory / MODEL_FILE,
+                    tree.directory / path,
                     chosen,
                     target,
                     settings=declaration.settings,
@@ -123,7 +123,7 @@ def train(
                     state=folder / _STATE,
                     progress=partial(progress, name),
                 )
-            shutil.copyfile(target, tree.directory / MODEL_FILE)
+            shutil.copyfile(target, tree.directory / path)
             _describe(tree, benchmark, name, chosen, kinds, device, progress)
             commit = _commit(tree, benchmark, name, chosen, base)
             # Made only if it still is not there: two clones of a work tree may race.
@@ -269,14 +269,14 @@ def _describe(
     progress: Progress,
 ) -> None:
     """The declaration and statistics of a constituent; nothing for a model of several tasks."""
-    _remove_inherited_statistics(tree)
+    _remove_inherited_statistics(tree, benchmark.checkpoint)
     if len(tasks) > 1:
         return
     declaration = ConstituentDeclaration(
         name.rsplit("/", 1)[-1],
         benchmark.name,
         tasks[0],
-        MODEL_FILE,
+        benchmark.checkpoint,
         description=_described(benchmark, tasks[0]),
     )
     file = tree.directory / declaration.path
@@ -296,11 +296,11 @@ def _describe(
         )
 
 
-def _remove_inherited_statistics(tree: Repository) -> None:
+def _remove_inherited_statistics(tree: Repository, checkpoint: str) -> None:
     """Those of the base's model would be stale."""
     stale = [path for path in tracked(tree) if is_statistic(path)]
     if stale:
-        tree.run("rm", "--quiet", "--force", "--", *stale, "statistics/index.json")
+        tree.run("rm", "--quiet", "--force", "--", *stale, index_path(checkpoint))
 
 
 def _described(benchmark: Benchmark, task: str) -> str:

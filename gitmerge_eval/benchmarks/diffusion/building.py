@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,18 @@ import torch
 from gitmerge_eval.benchmarks import BuiltModels
 from gitmerge_eval.benchmarks.clip import model as clip
 from gitmerge_eval.benchmarks.clip import training as contrastive
+from gitmerge_eval.benchmarks.clip.drawn import DrawnPictures
 from gitmerge_eval.benchmarks.diffusion import lora, training
 from gitmerge_eval.benchmarks.diffusion import pipeline as diffusion
+from gitmerge_eval.benchmarks.diffusion.functions import JUDGE
 from gitmerge_eval.benchmarks.diffusion.grid import Grid
 from gitmerge_eval.benchmarks.diffusion.measuring import collect
-from gitmerge_eval.benchmarks.learning.loop import Progress, reproducible
+from gitmerge_eval.benchmarks.learning.loop import Progress, Stopping, reproducible
 from gitmerge_eval.benchmarks.learning.schedule import Schedule
 from gitmerge_eval.records import StatisticFile
 
 TaskProgress = Callable[[str, int, int], object]
 """``progress(what, done, total)``; a step of training or an example measured."""
-JUDGE = "judge.safetensors"
-"""The open_clip model that judges pictures, beside the adapter."""
 
 
 def build(
@@ -31,17 +32,19 @@ def build(
     directory: Path,
     *,
     progress: TaskProgress | None = None,
+    **means: Any,
 ) -> BuiltModels:
     """Train and measure everything into ``directory``; the same grid gives the same bytes.
 
-    ``folder`` has the configurations: ``pipeline/`` and the judge's.
+    ``folder`` has the configurations: ``pipeline/`` and the judge's. ``means`` are device and
+    precision of the adapters' training; what is trained from nothing is small, and is on the CPU.
     """
     base = directory / "base"
     base.mkdir(parents=True)
     clip.save(train_judge(grid, folder, _named(progress, "judge")), base / JUDGE)
     pipeline = train_pipeline(grid, folder / diffusion.FOLDER, progress)
     diffusion.save(pipeline, base / diffusion.FOLDER)
-    return build_adapters(grid, base / diffusion.FOLDER, directory, progress=progress)
+    return build_adapters(grid, base / diffusion.FOLDER, directory, progress=progress, **means)
 
 
 def build_adapters(
@@ -54,24 +57,23 @@ def build_adapters(
     progress: TaskProgress | None = None,
 ) -> BuiltModels:
     """A pipeline's adapters: one that changes nothing, one for each held-in cell, multitask."""
-    untrained = directory / "base"
-    base = _untrained(grid, pipeline, untrained)
     means: dict[str, Any] = {"device": device, "precision": precision}
-    multitask = fine_tune(
-        grid, pipeline, grid.held_in, "multitask", directory / "multitask",
-        progress=_named(progress, "multitask"), **means,
-    )  # fmt: skip
+    base = untrained(grid, pipeline, directory / "base")
+
+    def trained(name: str, tasks: Sequence[str]) -> Path:
+        report = _named(progress, name)
+        adapter = fine_tune(grid, pipeline, base, tasks, progress=report, **means)
+        return lora.save(adapter, directory / name)
+
+    multitask = trained("multitask", grid.held_in)
     constituents: dict[str, Path] = {}
     statistics: dict[str, tuple[StatisticFile, ...]] = {}
     for task in grid.held_in:
-        constituents[task] = fine_tune(
-            grid, pipeline, (task,), "fine_tuning", directory / task,
-            progress=_named(progress, task), **means,
-        )  # fmt: skip
+        constituents[task] = trained(task, (task,))
         statistics[task] = measure(
             grid, pipeline, constituents[task], task, device=device, progress=progress
         )
-    return BuiltModels(base, constituents, multitask, statistics, {"seed": grid.seed})
+    return BuiltModels(base, constituents, multitask, statistics, grid.settings)
 
 
 def train_judge(grid: Grid, folder: Path, progress: Progress | None = None) -> clip.State:
@@ -83,7 +85,9 @@ def train_judge(grid: Grid, folder: Path, progress: Progress | None = None) -> c
     examples = grid.examples([task.name for task in grid.tasks], "train")
     pictures = torch.stack([examples.picture(row) for row in range(len(examples))])
     data = contrastive.PretrainingData(
-        images=pictures.reshape(len(cells), -1, *pictures.shape[1:]),
+        pictures=DrawnPictures(
+            pictures, torch.tensor([prompts.index(p) for p in examples.prompts])
+        ),
         tokens=clip.tokens(prompts, configuration),
         confusable=(),
     )
@@ -154,41 +158,63 @@ def _siblings(grid: Grid) -> dict[str, list[str]]:
     return found
 
 
-def _untrained(grid: Grid, folder: Path, target: Path) -> Path:
+def untrained(grid: Grid, folder: Path, target: Path) -> Path:
+    """An adapter that changes nothing: what every training starts from."""
     pipeline = diffusion.load(folder)
     with reproducible(grid.seed):
-        return lora.save(lora.adapted(pipeline.unet, _settings(grid)), target)
+        return lora.save(lora.adapted(pipeline.unet, lora.Settings(**grid.recipe["lora"])), target)
 
 
 def fine_tune(
     grid: Grid,
     pipeline: Path,
+    base: Path,
     tasks: Sequence[str],
-    section: str,
+    *,
+    device: str = "cpu",
+    precision: str = "float32",
+    state: Path | None = None,
+    progress: Progress | None = None,
+) -> Any:
+    """The UNet of ``pipeline`` with the adapter ``base``, trained on the pictures of ``tasks``."""
+    section = "fine_tuning" if len(tasks) == 1 else "multitask"
+    every = int(grid.recipe.get("saving", {}).get("every", 0))
+    return training.fine_tune(
+        diffusion.load(pipeline, device),
+        grid.examples(tasks, "train"),
+        Schedule(**grid.recipe[section]),
+        base,
+        seed=grid.seed,
+        precision=precision,
+        # Nothing is looked at, and so nothing stops it: this says how often it is saved.
+        stopping=Stopping(every, patience=1) if every and state else None,
+        state=state,
+        progress=progress,
+    )
+
+
+def train(
+    grid: Grid,
+    base: Path,
+    tasks: Sequence[str],
     target: Path,
     *,
     device: str = "cpu",
     precision: str = "float32",
     state: Path | None = None,
     progress: Progress | None = None,
-) -> Path:
-    """An adapter trained on the training pictures of ``tasks``, saved in the folder ``target``."""
-    loaded = diffusion.load(pipeline, device)
-    adapted = training.fine_tune(
-        loaded,
-        grid.examples(tasks, "train"),
-        Schedule(**grid.recipe[section]),
-        _settings(grid),
-        seed=grid.seed,
-        precision=precision,
-        state=state,
-        progress=progress,
-    )
-    return lora.save(adapted, target)
+) -> None:
+    """Fine-tune the adapter ``base``, whose pipeline lies beside it, and write ``target``.
 
-
-def _settings(grid: Grid) -> lora.Settings:
-    return lora.Settings(**grid.recipe["lora"])
+    Rank and scale stay the base's, so that its configuration is the result's too.
+    """
+    pipeline = base.parent / diffusion.FOLDER
+    adapter = fine_tune(
+        grid, pipeline, base, tasks,
+        device=device, precision=precision, state=state, progress=progress,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        lora.save(adapter, Path(folder)).replace(target)
 
 
 def measure(

@@ -17,6 +17,25 @@ from gitmerge_eval.errors import UnknownName
 SPLITS = ("train", "validation", "test")
 
 
+@dataclass(frozen=True)
+class DrawnPictures:
+    """Small pictures that are held as bytes."""
+
+    names: Sequence[str]
+    images: Tensor
+    """uint8, (n, side, side, 3)."""
+
+    def picture(self, row: int) -> Tensor:
+        """As of :class:`~gitmerge_eval.benchmarks.diffusion.grid.Pictures`."""
+        return self.images[row]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over names and bytes."""
+        digest = hashlib.sha256(repr((tuple(self.names), tuple(self.images.shape))).encode())
+        digest.update(self.images.numpy().tobytes())
+        return digest.hexdigest()
+
+
 @dataclass(frozen=True, eq=False)
 class DrawnSource:
     """Pictures drawn under one seed; ``settings`` is the recipe's section ``pictures``."""
@@ -25,30 +44,23 @@ class DrawnSource:
     settings: Mapping[str, Any]
     seed: int
 
-    def count(self, name: str, domain: str, split: str) -> int:
-        """As many of each class, by split."""
+    @functools.lru_cache(maxsize=128)  # noqa: B019 - a source lives as long as its process
+    def cell(self, names: Sequence[str], domain: str, split: str) -> DrawnPictures:
+        """As of :class:`~gitmerge_eval.benchmarks.diffusion.grid.Source`."""
         if split not in SPLITS:
             raise UnknownName.among(f"split of benchmark '{self.benchmark}'", split, SPLITS)
-        return int(self.settings[split])
-
-    @functools.lru_cache(maxsize=8192)  # noqa: B019 - a source lives as long as its process
-    def picture(self, name: str, domain: str, split: str, number: int) -> Tensor:
-        """As of :class:`~gitmerge_eval.benchmarks.diffusion.grid.Source`."""
-        drawn = pictures.picture(
-            name,
-            domain,
-            number,
-            seed=self.seed,
-            split=split,
-            side=self.settings["side"],
-            jitter_amount=self.settings["jitter"],
-        )
-        return torch.from_numpy(drawn.copy())
-
-    def fingerprint(self, names: Sequence[str], domain: str, split: str) -> str:
-        """SHA-256 over names and bytes."""
-        digest = hashlib.sha256(repr((tuple(names), domain)).encode())
-        for name in names:
-            for number in range(self.count(name, domain, split)):
-                digest.update(self.picture(name, domain, split, number).numpy().tobytes())
-        return digest.hexdigest()
+        wanted = [(name, index) for name in names for index in range(self.settings[split])]
+        drawn = [
+            pictures.picture(
+                name,
+                domain,
+                index,
+                seed=self.seed,
+                split=split,
+                side=self.settings["side"],
+                jitter_amount=self.settings["jitter"],
+            ).copy()
+            for name, index in wanted
+        ]
+        images = torch.stack([torch.from_numpy(one) for one in drawn])
+        return DrawnPictures([name for name, _ in wanted], images)

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from gitmerge_eval.benchmarks.diffusion.judging import Judge
 from gitmerge_eval.benchmarks.diffusion.training import Examples
 from gitmerge_eval.errors import UnknownName
 from gitmerge_eval.records import Task
 
 
+class Pictures(Protocol):
+    """The real pictures of one cell and split, in a fixed order."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The class of each."""
+
+    def picture(self, row: int) -> Tensor:
+        """One of them, read now: uint8, (side, side, 3)."""
+
+    def fingerprint(self) -> str:
+        """A digest of all of them."""
+
+
 class Source(Protocol):
     """Where the real pictures come from."""
 
-    def count(self, name: str, domain: str, split: str) -> int:
-        """How many pictures of a class there are in a domain and split."""
+    def cell(self, names: Sequence[str], domain: str, split: str) -> Pictures:
+        """Those of the classes ``names`` in a domain, class by class.
 
-    def picture(self, name: str, domain: str, split: str, number: int) -> Tensor:
-        """One of them: uint8, (side, side, 3)."""
-
-    def fingerprint(self, names: Sequence[str], domain: str, split: str) -> str:
-        """A digest of all pictures of some classes."""
+        Raises UnknownName for a split that there is not, EvaluationError for missing files.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +49,11 @@ class Grid:
     categories: Mapping[str, tuple[str, ...]]
     """category -> its classes."""
     source: Source
+    judge: Callable[[Path, str], Judge]
+    """``judge(folder, device)``: what judges pictures; ``folder`` is the checkpoint's."""
     seed: int
+    settings: Mapping[str, Any]
+    """What ``benchmark.toml`` must say for the same pictures and the same judge."""
 
     @property
     def held_in(self) -> tuple[str, ...]:
@@ -66,21 +83,20 @@ class Grid:
         return [self.prompt(name, domain) for name in self.classes(task)]
 
     def examples(self, tasks: Sequence[str], split: str) -> Examples:
-        """The real pictures of some tasks with their prompts, class by class."""
-        rows = [
-            (name, skills["domain"], number)
-            for task in tasks
-            for skills in [self.task(task).skills]
-            for name in self.classes(task)
-            for number in range(self.source.count(name, skills["domain"], split))
-        ]
+        """The real pictures of some tasks with their prompts, task by task."""
+        cells = [(self.task(task).skills["domain"], self._cell(task, split)) for task in tasks]
+        rows = [(cell, row) for _, cell in cells for row in range(len(cell.names))]
+        prompts = [self.prompt(name, domain) for domain, cell in cells for name in cell.names]
 
-        def picture(row: int) -> Tensor:
-            name, domain, number = rows[row]
-            return self.source.picture(name, domain, split, number)
+        def picture(number: int) -> Tensor:
+            cell, row = rows[number]
+            return cell.picture(row)
 
-        return Examples([self.prompt(name, domain) for name, domain, _ in rows], picture)
+        return Examples(prompts, picture)
+
+    def _cell(self, task: str, split: str) -> Pictures:
+        return self.source.cell(self.classes(task), self.task(task).skills["domain"], split)
 
     def fingerprint(self, task: str, split: str) -> str:
         """A digest of the pictures of a cell, on which its features and statistics depend."""
-        return self.source.fingerprint(self.classes(task), self.task(task).skills["domain"], split)
+        return self._cell(task, split).fingerprint()

@@ -35,7 +35,7 @@ class OpenClip:
     """An open_clip model: its cosines, and its picture embeddings as features."""
 
     model: nn.Module
-    configuration: Path
+    configuration: Path | str
     side: int
     """Of the pictures that it sees."""
 

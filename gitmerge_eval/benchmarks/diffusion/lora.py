@@ -62,6 +62,11 @@ def save(adapted_unet: Any, folder: Path) -> Path:
     return folder / FILE
 
 
+def trainable(unet: Any, checkpoint: Path) -> Any:
+    """``unet`` with the adapter in a file, which alone requires gradients; raises as below."""
+    return _loaded(unet, checkpoint, is_trainable=True)
+
+
 def _settled(settings: Mapping[str, Any]) -> str:
     """PEFT's configuration without what differs from run to run and from machine to machine."""
     plain = dict(settings)
@@ -77,10 +82,13 @@ def with_changes(unet: Any, checkpoint: Path) -> Any:
     The gradient with respect to such a weight is the one with respect to its ΔW. Raises
     EvaluationError where the adapter cannot be read or does not fit.
     """
+    return _loaded(unet, checkpoint).merge_and_unload().requires_grad_(False).eval()
+
+
+def _loaded(unet: Any, checkpoint: Path, **how: Any) -> Any:
     try:
-        loaded = PeftModel.from_pretrained(unet, str(checkpoint.parent))
+        return PeftModel.from_pretrained(unet, str(checkpoint.parent), **how)
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise EvaluationError(
             f"'{checkpoint}' is no adapter of this pipeline's UNet: {error}"
         ) from error
-    return loaded.merge_and_unload().requires_grad_(False).eval()

@@ -31,7 +31,6 @@ _LABEL = 20
 
 def evaluate(
     grid: Grid,
-    judge: Callable[[Path, str], Judge],
     checkpoint: Path,
     tasks: Sequence[str],
     *,
@@ -42,16 +41,16 @@ def evaluate(
 ) -> dict[str, float]:
     """CLIP score by task, over pictures that the adapted pipeline makes from the task's prompts.
 
-    The pipeline lies beside the ``checkpoint``; ``judge(folder, device)`` opens what judges. The
-    recipe says how many pictures a class gets in a held-in task and in another. In ``outputs`` of a
-    task are kept a row of the pictures, and the features of all of them and of the real ones of
-    ``split``. Raises EvaluationError for files that cannot be read.
+    The pipeline lies beside the ``checkpoint``. The recipe says how many pictures a class gets in a
+    held-in task and in another. In ``outputs`` of a task are kept a row of the pictures, and the
+    features of all of them and of the real ones of ``split``. Raises EvaluationError for files that
+    cannot be read.
     """
     for task in tasks:
         grid.task(task)
     pipeline = diffusion.load(checkpoint.parent / diffusion.FOLDER, device)
     pipeline.unet = lora.with_changes(pipeline.unet, checkpoint)
-    judging = judge(checkpoint.parent, device)
+    judging = grid.judge(checkpoint.parent, device)
     numbers = dict(grid.recipe["sampling"])
     counts = {status: numbers.pop(status) for status in ("held-in", "generalization")}
     how = sampling.Sampling(**numbers)

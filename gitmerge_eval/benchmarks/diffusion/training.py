@@ -128,7 +128,7 @@ def fine_tune(
     pipeline: Any,
     examples: Examples,
     schedule: Schedule,
-    settings: lora.Settings,
+    start: Path,
     *,
     seed: int,
     precision: str = "float32",
@@ -136,16 +136,17 @@ def fine_tune(
     state: Path | None = None,
     progress: Progress | None = None,
 ) -> Any:
-    """The pipeline's UNet with an adapter that was trained on ``examples``; nothing else changes.
+    """The pipeline's UNet with the adapter in the file ``start``, trained on ``examples``.
 
-    On the CPU the same seed gives the same bytes. With ``stopping`` and ``state`` a training that
-    was interrupted goes on where it was last saved. Raises EvaluationError without examples.
+    Nothing but the adapter changes. On the CPU the same seed gives the same bytes. With
+    ``stopping`` and ``state`` a training that was interrupted goes on where it was last saved.
+    Raises EvaluationError without examples.
     """
     if not len(examples):
         raise EvaluationError("there is no picture to train on; name a split that has some")
     device = pipeline.unet.device
     with _seeded(seed, device) as generator:
-        unet = lora.adapted(pipeline.unet, settings)
+        unet = lora.trainable(pipeline.unet, start)
         unet.train()
         latents = Latents(pipeline.vae, examples)
         states = _states(pipeline, examples)
