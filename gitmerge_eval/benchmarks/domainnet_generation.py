@@ -31,7 +31,8 @@ NAME = "domainnet-generation"
 SETTINGS = ("name", "seed", "data", "weights", "clip_model", "clip_weights")
 """What ``benchmark.toml`` may say: the seed of everything; DomainNet's folder
 (GITMERGE_EVAL_DOMAINNET in the environment goes before it); the folder of the pipeline's weights,
-for the build; the open_clip model of the CLIP score with its pretrained weights, by tag or file."""
+for the build; the open_clip model of the CLIP score, by name or by its configuration file, with
+its pretrained weights, by tag or by file."""
 
 
 def benchmark(recipe: Mapping[str, Any], published: tuple[Category, ...]) -> Benchmark:
@@ -50,7 +51,8 @@ def benchmark(recipe: Mapping[str, Any], published: tuple[Category, ...]) -> Ben
         weights = _text(settings, "clip_weights") or numbers["weights"]
 
         def judge(beside: Path, device: str) -> Judge:
-            return real.judge(model, weights, numbers["dimensions"], device)
+            configuration = Path(model).expanduser() if model.endswith(".json") else model
+            return real.judge(configuration, weights, numbers["dimensions"], device)
 
         domainnet = opened(settings, validation=recipe["pictures"]["validation"])
         return Grid(
