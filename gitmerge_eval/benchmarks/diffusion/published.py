@@ -101,7 +101,8 @@ def judge(model: Path | str, weights: str | None, dimensions: int, device: str) 
     """The judge with published weights.
 
     ``weights`` is a file or a tag of open_clip for ``model``, a name or a configuration file;
-    ``dimensions`` of Inception's features is 64, 192, 768 or 2048. Raises EvaluationError where any weights are missing.
+    ``dimensions`` of Inception's features is 64, 192, 768 or 2048. Raises EvaluationError
+    where any weights are missing.
     """
     judging: Any = clip.create(model)
     judging.load_state_dict(pretrained(model, weights))
