@@ -232,3 +232,19 @@ def test_combination_is_the_sum_over_shared_keys():
     combined = gram.combine([first, second])
     assert set(combined) == {"a"}
     assert combined["a"].tolist() == [11.0, 22.0]
+
+
+def test_a_parameter_may_have_a_mask_of_its_own():
+    torch.manual_seed(0)
+    first, second = nn.Linear(4, 3, bias=False), nn.Linear(4, 2, bias=False)
+    x = torch.randn(2, 5, 4)
+    ours = torch.tensor([[True] * 5, [True, True, False, False, False]])
+    others = torch.tensor([[True] * 3 + [False] * 2, [True] * 5])
+    watched = {"first": first.weight, "second": second.weight}
+    with gram.recording(watched, dtype=torch.float64) as recorder:
+        recorder.mask, recorder.masks = others, {"first": ours}
+        first(x), second(x)
+        assert_sum(recorder.state, "first", x[ours])
+        assert_sum(recorder.state, "second", x[others])
+        with pytest.raises(ValueError, match=r"'first'.*\(2, 5\).*\(2, 4, 4\)"):
+            first(x[:, :4])
