@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from gitmerge_eval.benchmarks.seq2seq.grid import Grid
 
 NAME = "cross-lingual"
+SETTINGS = ("name", "seed", "data", "weights")
+"""What ``benchmark.toml`` may say."""
 WEIGHTS_VARIABLE = "GITMERGE_EVAL_MT5"
 """Names the folder of the base, whatever a repository's ``benchmark.toml`` says."""
 
@@ -53,7 +55,7 @@ def benchmark(recipe: Mapping[str, Any], folder: Path) -> Benchmark:
         from gitmerge_eval.benchmarks.seq2seq.grid import Grid
         from gitmerge_eval.benchmarks.seq2seq.tokens import PretrainedTokens
 
-        seed = seed_of(settings, "data", "weights")
+        seed = seed_of(settings, SETTINGS)
         # The variables first: a repository's file may name folders of somebody else's machine.
         data = _folder(settings, "data", FOLDER_VARIABLE)
         weights = _folder(settings, "weights", WEIGHTS_VARIABLE)

@@ -40,10 +40,11 @@ def benchmark(recipe: Mapping[str, Any], published: tuple[Category, ...]) -> Ben
     tasks = tasks_of(published)
 
     def grid(settings: Settings) -> Grid:
-        from gitmerge_eval.benchmarks.clip.grid import Grid, seed_of
+        from gitmerge_eval.benchmarks.clip.grid import Grid
         from gitmerge_eval.benchmarks.clip.published import PublishedSource
         from gitmerge_eval.benchmarks.clip.weights import preprocessing
         from gitmerge_eval.benchmarks.domainnet.reading import opened
+        from gitmerge_eval.benchmarks.learning.settings import seed_of
 
         seed = seed_of(settings, SETTINGS)
         model = _text(settings, "model") or str(recipe["model"])

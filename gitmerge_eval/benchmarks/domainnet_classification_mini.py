@@ -43,7 +43,8 @@ def benchmark(recipe: Mapping[str, Any], folder: Path) -> Benchmark:
     def grid(settings: Settings) -> Grid:
         from gitmerge_eval.benchmarks import pictures
         from gitmerge_eval.benchmarks.clip.drawn import DrawnSource
-        from gitmerge_eval.benchmarks.clip.grid import Grid, seed_of
+        from gitmerge_eval.benchmarks.clip.grid import Grid
+        from gitmerge_eval.benchmarks.learning.settings import seed_of
 
         seed = seed_of(settings)
         return Grid(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,11 @@ from gitmerge_eval.benchmarks.clip.grid import Grid
 from gitmerge_eval.benchmarks.clip.measuring import collect
 from gitmerge_eval.benchmarks.clip.source import Joined, Pictures
 from gitmerge_eval.benchmarks.clip.weights import pretrained
+from gitmerge_eval.benchmarks.learning import building
+from gitmerge_eval.benchmarks.learning.building import TaskProgress, named
 from gitmerge_eval.benchmarks.learning.loop import Progress, Stopping, reproducible
 from gitmerge_eval.benchmarks.learning.schedule import Schedule
 from gitmerge_eval.records import StatisticFile
-
-TaskProgress = Callable[[str, int, int], object]
-"""``progress(what, done, total)``; a step of training or an example measured."""
 
 
 def build(
@@ -37,29 +36,41 @@ def build(
     ``tasks`` are the held-in cells to have a constituent, all by default; multitask is trained on
     the same ones.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     chosen = tuple(tasks or grid.held_in)
     for task in chosen:
         grid.cell(task, "train")  # what is missing is said before hours of training
-    means = training.Means(device, precision)
-    base = base_of(grid, progress=_named(progress, "base"))
-    clip.save(base, directory / "base.safetensors")
-    multitask = fine_tune(grid, base, chosen, means, progress=_named(progress, "multitask"))
-    clip.save(multitask, directory / "multitask.safetensors")
-    constituents: dict[str, Path] = {}
-    statistics: dict[str, tuple[StatisticFile, ...]] = {}
-    for task in chosen:
-        state = fine_tune(grid, base, (task,), means, progress=_named(progress, task))
-        constituents[task] = directory / f"{task}.safetensors"
-        clip.save(state, constituents[task])
-        statistics[task] = measure(grid, constituents[task], task, device, progress)
-    return BuiltModels(
-        base=directory / "base.safetensors",
-        constituents=constituents,
-        multitask=directory / "multitask.safetensors",
-        statistics=statistics,
-        settings=grid.settings,
-    )
+    trainer = _Trainer(grid, training.Means(device, precision))
+    return building.build(trainer, directory, tasks=chosen, progress=progress)
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    grid: Grid
+    means: training.Means
+
+    @property
+    def held_in(self) -> tuple[str, ...]:
+        return self.grid.held_in
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        return self.grid.settings
+
+    def pretrain(self, progress: Progress | None) -> clip.State:
+        return base_of(self.grid, progress=progress)
+
+    def fine_tune(
+        self, base: clip.State, tasks: Sequence[str], section: str, progress: Progress | None
+    ) -> clip.State:
+        return fine_tune(self.grid, base, tasks, self.means, progress=progress)
+
+    def save(self, state: clip.State, checkpoint: Path) -> None:
+        clip.save(state, checkpoint)
+
+    def measure(
+        self, checkpoint: Path, task: str, progress: TaskProgress | None
+    ) -> tuple[StatisticFile, ...]:
+        return measure(self.grid, checkpoint, task, self.means.device, progress)
 
 
 def base_of(grid: Grid, *, progress: Progress | None = None) -> clip.State:
@@ -172,11 +183,7 @@ def measure(
                 task,
                 options=options.get(kind, {}),
                 device=device,
-                progress=_named(progress, f"{task}: {kind}"),
+                progress=named(progress, f"{task}: {kind}"),
             )
             for kind in ("fisher", "gram")
         )
-
-
-def _named(progress: TaskProgress | None, what: str) -> Progress | None:
-    return functools.partial(progress, what) if progress else None

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gitmerge_eval.benchmarks.clip.source import Pictures, Source
-from gitmerge_eval.errors import InvalidOption, UnknownName
+from gitmerge_eval.benchmarks.learning.settings import seed_of as seed_of
+from gitmerge_eval.errors import UnknownName
 from gitmerge_eval.records import Task
 
 
@@ -70,19 +71,3 @@ class Grid:
     def fingerprint(self, task: str, split: str) -> str:
         """SHA-256 over the pictures, labels and prompts that a score of this cell depends on."""
         return self.cell(task, split).fingerprint(self.prompts)
-
-
-def seed_of(settings: Mapping[str, Any], known: Sequence[str] = ("name", "seed")) -> int:
-    """The seed in a repository's ``benchmark.toml``, 0 where it has none.
-
-    Raises UnknownName for a setting that is not ``known``.
-    """
-    for key in settings:
-        if key not in known:
-            raise UnknownName.among("setting of a benchmark", key, known)
-    seed = settings.get("seed", 0)
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise InvalidOption(
-            f"the benchmark's 'seed' is {seed!r}, which is not a whole number from 0"
-        )
-    return seed

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gitmerge_eval.benchmarks.clip import model as clip
 from gitmerge_eval.benchmarks.clip.grid import Grid
 from gitmerge_eval.benchmarks.clip.source import Pictures, thinned
-from gitmerge_eval.errors import UnknownName
+from gitmerge_eval.benchmarks.learning.building import statistic_options
 from gitmerge_eval.records import StatisticFile
 from gitmerge_eval.statistics import fisher, gram
 
@@ -84,13 +84,6 @@ def gram_matrices(
     return recorder.state
 
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "fisher": {"examples": None, "sampled": False, "sampling_seed": 0},
-    "gram": {"examples": None, "convolutions": False},
-}
-"""kind -> its options with their defaults; ``examples`` limits how many are used."""
-
-
 def collect(
     grid: Grid,
     kind: str,
@@ -105,12 +98,7 @@ def collect(
 
     Raises UnknownName for a kind that needs no data or does not exist, and for unknown options.
     """
-    if kind not in OPTIONS:
-        raise UnknownName.among(f"statistic that benchmark '{grid.name}' collects", kind, OPTIONS)
-    for option in options or {}:
-        if option not in OPTIONS[kind]:
-            raise UnknownName.among(f"option of statistic '{kind}'", option, OPTIONS[kind])
-    chosen = OPTIONS[kind] | dict(options or {})
+    chosen = statistic_options(grid.name, kind, options)
     split = str(grid.recipe["statistics"]["split"])
     pictures = grid.cell(task, split)
     rows = thinned(len(pictures.labels), chosen["examples"])

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gitmerge_eval.errors import InvalidOption, UnknownName
 
 
-def seed_of(settings: Mapping[str, Any], *others: str) -> int:
-    """The seed, 0 where there is none; ``others`` are further settings that may be there.
+def seed_of(settings: Mapping[str, Any], known: Sequence[str] = ("name", "seed")) -> int:
+    """The seed, 0 where there is none.
 
-    Raises UnknownName for a setting that is none of these, InvalidOption for a seed that is no
+    Raises UnknownName for a setting that is not ``known``, InvalidOption for a seed that is no
     whole number from 0.
     """
-    known = ("name", "seed", *others)
     for key in settings:
         if key not in known:
             raise UnknownName.among("setting of a benchmark", key, known)
