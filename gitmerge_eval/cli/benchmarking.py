@@ -35,7 +35,10 @@ def list_benchmarks(
                     "name": b.name,
                     "title": b.title,
                     "axes": {axis: list(values) for axis, values in b.axes.items()},
-                    "tasks": [{"name": t.name, "status": t.status} for t in b.tasks],
+                    "tasks": [
+                        {"name": t.name, "status": t.status, "metric": t.metric or b.metric}
+                        for t in b.tasks
+                    ],
                     "metric": b.metric,
                 }
                 for b in known

@@ -62,6 +62,18 @@ def test_the_grid_is_five_by_five_with_a_held_in_diagonal():
     assert set(kinds.values()) == set(metrics.METRICS)
 
 
+def test_the_list_says_each_tasks_metric(capsys):
+    from gitmerge_eval.cli import benchmarking
+
+    benchmarking.list_benchmarks(as_json=True)
+    listed = {b["name"]: b for b in json.loads(capsys.readouterr().out)}
+    metric = {t["name"]: t["metric"] for t in listed[mini.NAME]["tasks"]}
+    assert metric["say-th"] == metrics.SP_ROUGE
+    assert metric["parity-ko"] == metrics.ACCURACY
+    other = listed["domainnet-classification-mini"]
+    assert {t["metric"] for t in other["tasks"]} == {"accuracy"}
+
+
 def test_loading_imports_nothing_heavy():
     code = (
         f"import sys; from gitmerge_eval import benchmarks; benchmarks.get('{mini.NAME}'); "
