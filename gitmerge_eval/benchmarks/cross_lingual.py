@@ -49,7 +49,8 @@ def benchmark(recipe: Mapping[str, Any], folder: Path) -> Benchmark:
     )
 
     def make_grid(settings: Mapping[str, Any]) -> Grid:
-        need("datasets")
+        # transformers reads mT5's spiece.model by the last two.
+        need("datasets", "sentencepiece", "google.protobuf")
         from gitmerge_eval.benchmarks.corpora.published import Published
         from gitmerge_eval.benchmarks.corpora.reading import FOLDER_VARIABLE
         from gitmerge_eval.benchmarks.seq2seq.grid import Grid

@@ -4,7 +4,9 @@ import dataclasses
 import json
 
 import pytest
+import sentencepiece
 import torch
+from num2words import num2words
 from safetensors import safe_open
 from torch import nn
 from transformers import (
@@ -279,6 +281,30 @@ def test_a_published_tokenizer_serves_as_well(tmp_path):
     assert tokens.pad == 0
     with pytest.raises(EvaluationError, match="'weights'"):
         PretrainedTokens(tmp_path / "missing", longest=3)
+
+
+def test_mt5s_tokenizer_is_read_from_its_published_files(tmp_path):
+    text = tmp_path / "text"
+    text.write_text(
+        "\n".join(num2words(n, lang=code) for n in range(200) for code in ("en", "de", "th"))
+    )
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(tmp_path / "spiece"), vocab_size=150, pad_id=0, eos_id=1,
+        unk_id=2, bos_id=-1, character_coverage=1.0, minloglevel=2,
+    )  # fmt: skip
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({
+            "tokenizer_class": "T5Tokenizer", "extra_ids": 0,
+            "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>",
+        })
+    )  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mt5"}))
+    tokens = PretrainedTokens(tmp_path, longest=40)
+    published = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model"))
+    for said in ("zweiundvierzig", "one hundred and twelve", "สี่สิบสอง"):
+        assert tokens.encode(said) == [*published.encode(said), 1]
+        assert tokens.decode(tokens.encode(said)) == said
+        assert tokens.pieces(said) == published.encode(said, out_type=str)
 
 
 def test_examples_are_data_and_have_a_fingerprint():

@@ -51,7 +51,13 @@ def need(*modules: str) -> None:
     """Check that the extra's packages are there; EvaluationError says what to install."""
     import importlib.util
 
-    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    def absent(module: str) -> bool:
+        try:
+            return importlib.util.find_spec(module) is None
+        except ModuleNotFoundError:  # the package that a module with a dot is in
+            return True
+
+    missing = [module for module in modules if absent(module)]
     if missing:
         raise EvaluationError(
             f"this benchmark needs {', '.join(missing)}: pip install 'gitmerge-eval[language]'"
