@@ -207,6 +207,26 @@ def test_of_two_constituents_of_one_task_the_better_is_the_baseline(evaluated):
     assert [(s.task, s.individual) for s in note.scores] == [("fruit-quickdraw", 85.0)]
 
 
+@pytest.mark.parametrize("branch", ["fruit-real", "baselines/fruit-real"])
+def test_a_model_of_a_generalization_task_is_its_individual_baseline(evaluated, branch):
+    own = (50, 51, 52, 53, 54, 55)
+    declarations = {
+        branch: ConstituentDeclaration("fruit-real", "plain", "fruit-real", "model.safetensors"),
+        # Not for the task that the branch is called by.
+        "bird-quickdraw": ConstituentDeclaration("x", "plain", "tool-real", "model.safetensors"),
+    }
+    for name, declaration in declarations.items():
+        evaluated.repository.run("switch", "-q", "-c", name, "main")
+        evaluated.put(name, {declaration.path: declaration.toml()}, own)
+    evaluated.repository.run("switch", "-q", "main")
+    evaluated.merge()
+    note = evaluate(evaluated)
+    found = {s.task: s.individual for s in note.scores if s.status == "generalization"}
+    assert found == {"fruit-real": score(own, "fruit-real"), "bird-quickdraw": None}
+    assert note.remarks == ()
+    assert "fruit-real" in reporting.note_table(note)
+
+
 def test_a_baseline_that_cannot_be_read_is_a_remark(evaluated):
     evaluated.merge()
     remove_objects(evaluated.repository, "multitask")

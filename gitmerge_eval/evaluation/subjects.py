@@ -8,7 +8,7 @@ merge is ours where the model in its tree is the one that the trailers record.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gitmerge_eval.checkpoints.sharded import is_index
 from gitmerge_eval.errors import EvaluationError, GitError, UnknownName
@@ -19,6 +19,7 @@ from gitmerge_eval.evaluation.declarations import (
     benchmark_at,
     constituent,
     constituent_blobs,
+    constituents_at,
 )
 from gitmerge_eval.evaluation.workspace import NO_COMPANIONS, Companions, companions_at
 from gitmerge_eval.git import trailers
@@ -135,14 +136,13 @@ def models_of(repository: Repository, subject: Subject) -> tuple[list[Model], li
 
     The baselines are the pretrained model (the merge's base), each constituent on its own task,
     and the multitask model: the branch 'multitask', here or at origin, or the revision in the
-    configuration key merge-eval.multitask. Raises EvaluationError for companions of a model that
-    are no plain files.
+    configuration key merge-eval.multitask. A generalization task for which a model of its own was
+    trained, on a branch of the task's name, has an individual baseline too. Raises EvaluationError
+    for companions of a model that are no plain files.
     """
 
     def model(role: str, label: str, commit: str, blob: str, tasks: tuple[str, ...]) -> Model:
-        wanted = subject.benchmark.companions
-        beside = companions_at(repository, commit, subject.path, wanted)
-        return Model(role, label, blob, tasks, beside)
+        return _with_companions(repository, subject, commit, Model(role, label, blob, tasks))
 
     models = [model("merged", "merged", subject.commit, subject.blob, subject.tasks)]
     remarks: list[str] = []
@@ -165,7 +165,41 @@ def models_of(repository: Repository, subject: Subject) -> tuple[list[Model], li
             remarks.append(f"constituent '{name}' has no '{subject.path}'")
         else:
             models.append(model("individual", name, leaf.commit, blob, (leaf.declaration.task,)))
-    return models, remarks
+    return models + list(_trained_on_it(repository, subject)), remarks
+
+
+def _with_companions(repository: Repository, subject: Subject, commit: str, model: Model) -> Model:
+    """``model`` with what its benchmark needs beside it, as ``commit`` has it."""
+    wanted = subject.benchmark.companions
+    return replace(model, companions=companions_at(repository, commit, subject.path, wanted))
+
+
+def _trained_on_it(repository: Repository, subject: Subject) -> Iterator[Model]:
+    """The individual models of generalization tasks, as ``benchmark train`` leaves them."""
+    listed = repository.text(
+        "for-each-ref", "--format=%(refname)", "refs/heads", "refs/remotes/origin"
+    )
+    known = set(listed.splitlines())
+    for task in subject.generalization:
+        for place in ("refs/heads/", "refs/remotes/origin/"):
+            found = [f"{place}{b}" for b in (task, f"baselines/{task}") if f"{place}{b}" in known]
+            models = [m for ref in found if (m := _model_of(repository, ref, subject, task))]
+            if models:
+                yield models[0]
+                break
+
+
+def _model_of(repository: Repository, ref: str, subject: Subject, task: str) -> Model | None:
+    wanted = (subject.benchmark.name, task, subject.path)
+    try:
+        declared = constituents_at(repository, ref).values()
+        blob = repository.blob_id(ref, subject.path)
+        if blob is None or wanted not in [(d.benchmark, d.task, d.checkpoint) for d in declared]:
+            return None
+        model = Model("individual", task, blob, (task,))
+        return _with_companions(repository, subject, ref, model)
+    except EvaluationError:
+        return None  # a branch that takes no part need not be in order
 
 
 def _benchmark(name: str, revision: str) -> Benchmark:

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 @functools.lru_cache(maxsize=1)
 def _readers() -> ThreadPoolExecutor:
-    # Pillow decodes and scales without the interpreter's lock: threads are enough.
-    return ThreadPoolExecutor(os.cpu_count() or 1)
+    # Pillow decodes and scales without the interpreter's lock: threads are enough, and torch, which
+    # normalises, must not start as many again in each of them.
+    return ThreadPoolExecutor(os.cpu_count() or 1, initializer=torch.set_num_threads, initargs=(1,))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import torch
@@ -37,6 +39,11 @@ class Source(Protocol):
         """
 
 
+@functools.lru_cache(maxsize=1)
+def _waiting() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(32, initializer=torch.set_num_threads, initargs=(1,))
+
+
 class Joined:
     """Several cells' pictures, one after the other."""
 
@@ -48,15 +55,18 @@ class Joined:
     def inputs(self, rows: Tensor) -> Tensor:
         """As of :class:`Pictures`."""
         owners = torch.bucketize(rows, self._ends, right=True)
-        found: Tensor | None = None
-        for owner in sorted(set(owners.tolist())):
-            mine = (owners == owner).nonzero()[:, 0]
+        wanted = [(owners == owner).nonzero()[:, 0] for owner in range(len(self._parts))]
+        asked = [owner for owner, mine in enumerate(wanted) if len(mine)]
+
+        def read(owner: int) -> Tensor:
             start = int(self._ends[owner]) - len(self._parts[owner].labels)
-            several = self._parts[owner].inputs(rows[mine] - start)
-            if found is None:
-                found = torch.empty(len(rows), *several.shape[1:])
-            found[mine] = several
-        assert found is not None, "no rows were asked for"
+            return self._parts[owner].inputs(rows[wanted[owner]] - start)
+
+        # At once: of many cells, each has too few rows to keep the readers of files busy.
+        several = list(_waiting().map(read, asked))
+        found = torch.empty(len(rows), *several[0].shape[1:])
+        for owner, part in zip(asked, several, strict=True):
+            found[wanted[owner]] = part
         return found
 
     def fingerprint(self, prompts: Sequence[Sequence[str]]) -> str:
