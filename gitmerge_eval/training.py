@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -179,6 +180,12 @@ def _ref(branch: str) -> str:
 
 def _check_repository(repository: Repository, branch: str) -> None:
     """What would only be found after hours of training."""
+    for variable in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        if os.environ.get(variable):
+            raise UsageError(
+                f"the variable {variable} is set, and a training has a work tree of its own; unset "
+                "it, and run the command in the repository's folder"
+            )
     if not repository.succeeds("check-ref-format", _ref(branch)):
         raise UsageError(f"'{branch}' is not a name for a branch; name another with --branch")
     if repository.succeeds("show-ref", "--verify", "--quiet", _ref(branch)):

@@ -247,6 +247,14 @@ def test_what_cannot_be_trained_is_refused_before_anything_happens(repository):
     refused(repository, "'README.md' has changes that are not committed")
 
 
+@pytest.mark.parametrize("variable", ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"])
+def test_variables_that_name_a_place_are_refused(repository, monkeypatch, variable):
+    place = {"GIT_DIR": ".git", "GIT_WORK_TREE": ".", "GIT_INDEX_FILE": ".git/index"}[variable]
+    monkeypatch.setenv(variable, str(repository.directory / place))
+    with pytest.raises(UsageError, match=f"the variable {variable} is set"):
+        training.train(repository, ["bird-real"])
+
+
 def test_a_base_without_model_or_benchmark_is_refused(repository):
     repository.run("rm", "--quiet", MODEL)
     repository.run("commit", "--quiet", "-m", "no model")

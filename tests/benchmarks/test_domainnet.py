@@ -1,5 +1,6 @@
 """DomainNet as data: categories, cells, and pictures on a tree of the published shape."""
 
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -108,6 +109,12 @@ def test_the_data_set_has_the_pictures_and_their_labels(tree):
         assert row["image"].mode == "RGB"
         with Image.open(tree / picture.path) as expected:
             np.testing.assert_array_equal(np.asarray(row["image"]), np.asarray(expected))
+
+
+def test_a_missing_package_is_said(tree, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(EvaluationError, match=r"gitmerge-eval\[pictures\]"):
+        DomainNet(tree).dataset("real", CLASSES, "test", CLASSES)
 
 
 def test_a_class_may_be_missing_in_a_split_but_not_all(tree):

@@ -99,7 +99,13 @@ class DomainNet:
         ``labels`` are the names that a label is a position in. Raises EvaluationError for pictures
         that the lists name and the folder lacks, and what :meth:`pictures` raises.
         """
-        import datasets
+        try:
+            import datasets
+        except ModuleNotFoundError as error:
+            raise EvaluationError(
+                "pictures are read by the package 'datasets', which is not installed; run "
+                "\"pip install 'gitmerge-eval[pictures]'\""
+            ) from error
 
         chosen = self.pictures(domain, classes, split)
         self._check_there(domain, chosen)
