@@ -126,3 +126,23 @@ def test_statistics_by_the_command_are_bound_to_the_adapter(repository):
     assert repository.text("status", "--porcelain") == "", "the build's own statistics"
     index = json.loads((Path(repository.directory) / "statistics" / "index.json").read_text())
     assert index[ADAPTER]["gram"]["checkpoint"] == repository.blob_id("HEAD", ADAPTER)
+
+
+def test_the_train_command_makes_a_branch_that_merges(built, repository):
+    done = subprocess.run(
+        ["gitmerge-eval", "benchmark", "train", "bird-quickdraw", "--statistics", "gram"],
+        cwd=repository.directory,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    changed = repository.text("diff", "--name-only", "main", "bird-quickdraw").split()
+    assert set(changed) == {
+        ADAPTER,
+        "constituents/bird-quickdraw.toml",
+        "statistics/adapter_model.gram.safetensors",
+        "statistics/index.json",
+    }
+    arguments = ("-Xmethod=regmean", "bird-quickdraw", "bird-real")
+    repository.run("-c", "merge-eval.evaluate=off", "merge", *arguments)
+    assert trailers.read(repository, "HEAD").method == "regmean"
