@@ -23,8 +23,8 @@ Progress = Callable[[int, int], object]
 """``progress(done, total)`` examples."""
 OPTIONS: dict[str, dict[str, Any]] = {"fisher": {"examples": None}, "gram": {"examples": None}}
 """kind -> its options with their defaults; ``examples`` limits how many are used."""
-CHUNK = 16
-"""Examples of a forward pass, and gradients in memory at a time."""
+POSITIONS = 1024
+"""Of latents in one forward pass: what is in memory at a time, with a gradient for each example."""
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 """Latents (n, 4, h, w), noise of that shape, time steps (n,), text states (n, tokens, width)."""
 
@@ -35,8 +35,9 @@ def batches(pipeline: Any, examples: Examples, rows: list[int], seed: int) -> It
     latents = Latents(pipeline.vae, examples)
     steps = pipeline.scheduler.config.num_train_timesteps
     device = pipeline.unet.device
-    for start in range(0, len(rows), CHUNK):
-        chosen = rows[start : start + CHUNK]
+    many = max(1, POSITIONS // pipeline.unet.config.sample_size**2)
+    for start in range(0, len(rows), many):
+        chosen = rows[start : start + many]
         drawn = latents.drawn(chosen, generator)
         noise, times = noising.drawn_noise(tuple(drawn.shape), steps, generator)
         states = diffusion.embedded(pipeline, [examples.prompts[row] for row in chosen])
@@ -67,7 +68,7 @@ def fisher_diagonal(
 
     state = fisher.FisherState()
     for batch in found:
-        fisher.update(state, loss, lora.weights(unet), batch, chunk=CHUNK)
+        fisher.update(state, loss, lora.weights(unet), batch)
         progress(state.examples)
     return fisher.compute(state)
 

@@ -26,6 +26,8 @@ FEATURES, PICTURES = "features.safetensors", "pictures.png"
 """What is kept of a task: features of made and of real pictures, and some of the made ones."""
 SHOWN = 12
 """Pictures of a task on a sheet."""
+LARGEST = 128
+"""The side of a picture there; larger ones are made smaller."""
 _LABEL = 20
 
 
@@ -80,7 +82,9 @@ def _keep(grid: Grid, judge: Judge, task: str, split: str, made: Tensor, folder:
     ]
     features = {"made": judge.features(made), "real": torch.cat(parts)}
     save_file({name: t.float().contiguous() for name, t in features.items()}, folder / FEATURES)
-    Image.fromarray(np.concatenate(list(made[:SHOWN].numpy()), axis=1)).save(folder / PICTURES)
+    row = Image.fromarray(np.concatenate(list(made[:SHOWN].numpy()), axis=1))
+    row.thumbnail((SHOWN * LARGEST, LARGEST))
+    row.save(folder / PICTURES)
 
 
 def summarise(
