@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,11 +148,15 @@ def build(
             "the weights of Stable Diffusion 2.1 are not named; set 'weights' to a folder in "
             "diffusers' layout, such as a download of stable-diffusion-2-1"
         )
+    grid.examples(grid.held_in, "train")  # what is missing is said before anything is trained
     pipeline = directory / "base" / diffusion.FOLDER
     diffusion.save(diffusion.load(Path(str(named)).expanduser()), pipeline)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     kept = precision or ("bfloat16" if device != "cpu" else "float32")
-    return build_adapters(
+    models = build_adapters(
         grid, pipeline, directory, device=device, precision=kept, progress=progress
     )
+    # The repository has the weights now, and their folder is of this machine alone.
+    known = {name: value for name, value in grid.settings.items() if name != "weights"}
+    return replace(models, settings=known)
