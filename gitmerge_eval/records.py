@@ -342,9 +342,9 @@ class Benchmark:
     train: Callable[..., None] | None = None
     """``train(base: Path, tasks: Sequence[str], target: Path, *, settings, device, precision,
     state, progress)``: fine-tunes the checkpoint ``base`` on the training split of one task, or of
-    several together, and writes ``target``. ``precision`` is float32 or bfloat16; ``state`` is a
-    folder to save into, from which the same call goes on after it was killed; ``progress(done,
-    total)`` steps."""
+    several together, and writes ``target``. ``precision`` is float32 or bfloat16, and left out
+    where the recipe's own is meant; ``state`` is a folder to save into, from which the same call
+    goes on after it was killed; ``progress(done, total)`` steps."""
     summarise: Callable[..., Mapping[str, float]] | None = None
     """``summarise(outputs, *, sheet: Path | None, settings, split) -> name -> figure``: what is
     said of all tasks together, such as a distance between distributions. Where there is one,

@@ -77,7 +77,7 @@ def train(
     base: str = "main",
     kinds: Sequence[str] = (),
     device: str = "auto",
-    precision: str = "float32",
+    precision: str | None = None,
     restart: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> TrainedBranch:
@@ -85,7 +85,8 @@ def train(
 
     The repository's benchmark trains it, by its recipe. One task makes a constituent on a branch
     of the task's name, with its declaration; several, or ``multitask`` for all held-in tasks, make
-    a model on the branch 'multitask'. ``kinds`` are statistics to compute for the constituent.
+    a model on the branch 'multitask'. ``kinds`` are statistics to compute for the constituent;
+    ``precision`` is the recipe's where none is named.
     ``restart`` forgets what an interrupted training has saved.
 
     Raises UnknownName for an unknown task or statistic; UsageError where the work tree has changes
@@ -107,7 +108,12 @@ def train(
             "another revision with --base"
         )
     request = _Request(
-        origin, blob, chosen, benchmark.name, json.dumps(dict(declaration.settings)), precision
+        origin,
+        blob,
+        chosen,
+        benchmark.name,
+        json.dumps(dict(declaration.settings)),
+        precision or "",
     )
     with _own_folder(repository, name, request, restart) as folder:
         target = folder / _DONE
@@ -120,7 +126,7 @@ def train(
                     target,
                     settings=declaration.settings,
                     device=resolved_device(repository, device),
-                    precision=precision,
+                    **({"precision": precision} if precision else {}),
                     state=folder / _STATE,
                     progress=partial(progress, name),
                 )

@@ -48,7 +48,7 @@ def benchmark(recipe: Mapping[str, Any], folder: Path) -> Benchmark:
 
     def grid(settings: Settings) -> Grid:
         from gitmerge_eval.benchmarks import pictures
-        from gitmerge_eval.benchmarks.clip.grid import seed_of
+        from gitmerge_eval.benchmarks.learning.settings import seed_of
         from gitmerge_eval.benchmarks.diffusion.drawn import DrawnSource
         from gitmerge_eval.benchmarks.diffusion.grid import Grid
 

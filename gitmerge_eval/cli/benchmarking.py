@@ -104,7 +104,9 @@ def train(
         "", help="Statistics to compute and commit beside the model: fisher,gram,trimmed."
     ),
     device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:<n>."),
-    precision: str = typer.Option("float32", help="float32, or bfloat16 for mixed precision."),
+    precision: str = typer.Option(
+        "", help="float32, or bfloat16 for mixed precision; the recipe's own by default."
+    ),
     restart: bool = typer.Option(
         False, "--restart", help="Forget what an interrupted training has saved."
     ),
@@ -130,7 +132,7 @@ def train(
                 base=base,
                 kinds=[kind for kind in statistics.split(",") if kind],
                 device=device,
-                precision=precision,
+                precision=precision or None,
                 restart=restart,
                 progress=show,
             )

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from gitmerge_eval.benchmarks.learning import loop
 from gitmerge_eval.benchmarks.learning.loop import Stopping, Trained, optimise, reproducible
 from gitmerge_eval.benchmarks.learning.schedule import Schedule
 from gitmerge_eval.errors import EvaluationError, InvalidOption
@@ -132,6 +133,37 @@ def test_gradients_are_clipped():
     schedule = Schedule(steps=1, batch=4, rate=1.0, clip=1e-30, optimiser="adam", epsilon=1.0)
     model, _ = run(schedule)
     torch.testing.assert_close(weights(model), weights(model_of()))
+
+
+def test_a_training_that_never_looks_is_saved_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SAVED_EVERY", 4)
+    schedule = Schedule(steps=11, batch=4, rate=0.05)
+    expected, _ = run(schedule)
+    with pytest.raises(Killed):
+        run(schedule, state=tmp_path, until=7)
+    steps = []
+    found, done = run(schedule, state=tmp_path, progress=lambda step, _: steps.append(step))
+    assert steps[0] == 5
+    assert torch.equal(weights(found), weights(expected))
+    assert (done.steps, done.best_step, done.score) == (11, 11, None)
+
+
+def test_a_training_killed_after_its_last_look_does_not_go_on(tmp_path, monkeypatch):
+    schedule = Schedule(steps=40, batch=4, rate=0.05)
+    how = {"validate": lambda model: 0.0, "stopping": Stopping(every=2, patience=2)}
+    expected, all_done = run(schedule, **how)
+    assert all_done.steps == 6
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Saved, "remove", kill)
+        with pytest.raises(Killed):
+            run(schedule, state=tmp_path, **how)
+    found, done = run(schedule, state=tmp_path, **how)
+    assert done == all_done
+    assert torch.equal(weights(found), weights(expected))
+
+
+def kill(saved):
+    raise Killed
 
 
 def test_what_makes_no_training_is_refused(tmp_path):

@@ -16,7 +16,7 @@ from gitmerge_eval.benchmarks.clip.measuring import collect
 from gitmerge_eval.benchmarks.clip.source import Joined, Pictures
 from gitmerge_eval.benchmarks.clip.weights import pretrained
 from gitmerge_eval.benchmarks.learning import building
-from gitmerge_eval.benchmarks.learning.building import TaskProgress, named
+from gitmerge_eval.benchmarks.learning.building import TaskProgress
 from gitmerge_eval.benchmarks.learning.loop import Progress, Stopping, reproducible
 from gitmerge_eval.benchmarks.learning.schedule import Schedule
 from gitmerge_eval.records import StatisticFile
@@ -62,7 +62,7 @@ class _Trainer:
     def fine_tune(
         self, base: clip.State, tasks: Sequence[str], section: str, progress: Progress | None
     ) -> clip.State:
-        return fine_tune(self.grid, base, tasks, self.means, progress=progress)
+        return fine_tune(self.grid, base, tasks, section, self.means, progress=progress)
 
     def save(self, state: clip.State, checkpoint: Path) -> None:
         clip.save(state, checkpoint)
@@ -114,16 +114,15 @@ def fine_tune(
     grid: Grid,
     base: clip.State,
     tasks: Sequence[str],
+    section: str,
     means: training.Means,
     *,
     progress: Progress | None = None,
 ) -> clip.State:
-    """The base trained on the training pictures of ``tasks``: one, or several as multitask.
+    """The base trained on the training pictures of ``tasks`` by the recipe's ``section``.
 
-    The recipe's sections ``fine_tuning`` and ``multitask`` have the schedules, and ``stopping``,
-    where there is one, says when validation is looked at.
+    The recipe's section ``stopping``, where there is one, says when validation is looked at.
     """
-    section = "fine_tuning" if len(tasks) == 1 else "multitask"
     stopping = Stopping(**grid.recipe["stopping"]) if "stopping" in grid.recipe else None
     given = training.FineTuning(
         training=_joined(grid, tasks, "train"),
@@ -159,8 +158,10 @@ def train(
     """
     for task in tasks:
         grid.task(task)
+    section = "fine_tuning" if len(tasks) == 1 else "multitask"
     means = training.Means(device, precision, state)
-    clip.save(fine_tune(grid, clip.read(base), tasks, means, progress=progress), target)
+    trained = fine_tune(grid, clip.read(base), tasks, section, means, progress=progress)
+    clip.save(trained, target)
 
 
 def measure(
@@ -183,7 +184,7 @@ def measure(
                 task,
                 options=options.get(kind, {}),
                 device=device,
-                progress=named(progress, f"{task}: {kind}"),
+                progress=building.named(progress, f"{task}: {kind}"),
             )
             for kind in ("fisher", "gram")
         )

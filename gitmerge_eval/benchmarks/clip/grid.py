@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from gitmerge_eval.benchmarks.clip.source import Pictures, Source
-from gitmerge_eval.benchmarks.learning.settings import seed_of as seed_of
 from gitmerge_eval.errors import UnknownName
 from gitmerge_eval.records import Task
 

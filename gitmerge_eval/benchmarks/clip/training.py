@@ -15,9 +15,6 @@ from gitmerge_eval.benchmarks.clip.source import Pictures
 from gitmerge_eval.benchmarks.learning.loop import Progress, Stopping, optimise, reproducible
 from gitmerge_eval.benchmarks.learning.schedule import Schedule
 
-SAVED_EVERY = 50
-"""Steps between two saves of a training that looks at no validation score."""
-
 
 @dataclass(frozen=True)
 class Means:
@@ -143,16 +140,12 @@ def fine_tune(
             loss,
             generator=generator,
             validate=_validation(model, given.validation, weights) if given.stopping else None,
-            stopping=given.stopping or (_saving(given.schedule) if means.state else None),
+            stopping=given.stopping,
             precision=means.precision,
             state=means.state,
             progress=progress,
         )
         return clip.state_of(model)
-
-
-def _saving(schedule: Schedule) -> Stopping:
-    return Stopping(every=SAVED_EVERY, patience=schedule.steps)
 
 
 def _validation(

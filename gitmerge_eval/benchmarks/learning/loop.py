@@ -22,6 +22,8 @@ Loss = Callable[[int], Tensor]
 """``loss(number)`` of one part of a batch; numbers count parts from 0, and a run that goes on after
 an interruption goes on with the next one."""
 PRECISIONS = ("float32", "bfloat16")
+SAVED_EVERY = 50
+"""Steps between two saves of a training that never looks at validation."""
 _STATE = "training.pt"
 _VERSION = 1
 
@@ -100,8 +102,9 @@ def optimise(
 
     With ``stopping`` the model ends with the weights of the look with the best ``validate()``
     (larger is better), else with the last ones. With ``state``, a folder, a run that was killed
-    goes on where it was last saved; ``generator`` is what ``loss`` draws its batches with, and is
-    saved too. ``precision`` bfloat16 computes losses under autocast and keeps the weights.
+    goes on where it was last saved: at a look, or without ``stopping`` each ``SAVED_EVERY`` steps;
+    ``generator`` is what ``loss`` draws its batches with, and is saved too. ``precision`` bfloat16
+    computes losses under autocast and keeps the weights.
     Raises InvalidOption for an unknown precision, EvaluationError for a loss that is not finite or
     a saved state of another training.
     """
@@ -111,17 +114,16 @@ def optimise(
     optimiser = schedule.make(trained.values())
     saved = _Saved(state, schedule, trained, optimiser, generator)
     at = saved.restored()
-    while at.step < schedule.steps:
+    every = stopping.every if stopping else SAVED_EVERY
+    while at.step < schedule.steps and not (stopping and at.without >= stopping.patience):
         _step(trained, optimiser, schedule, loss, at.step, precision)
         at.step += 1
         if progress:
             progress(at.step, schedule.steps)
-        if stopping and (at.step % stopping.every == 0 or at.step == schedule.steps):
-            if validate:
+        if at.step % every == 0 or at.step == schedule.steps:
+            if validate and stopping:
                 _look(at, validate(), trained)
             saved.save(at)
-            if at.without >= stopping.patience:
-                break
     done, best_step = at.step, at.step
     if validate and at.weights:
         best_step = at.best_step
