@@ -40,10 +40,10 @@ def benchmark(recipe: Mapping[str, Any], published: tuple[Category, ...]) -> Ben
     tasks = tasks_of(published)
 
     def grid(settings: Settings) -> Grid:
-        from gitmerge_eval.benchmarks.clip.grid import seed_of
         from gitmerge_eval.benchmarks.diffusion import published as real
         from gitmerge_eval.benchmarks.diffusion.grid import Grid
         from gitmerge_eval.benchmarks.domainnet.reading import opened
+        from gitmerge_eval.benchmarks.learning.settings import seed_of
 
         seed = seed_of(settings, SETTINGS)
         numbers = recipe["judge"]

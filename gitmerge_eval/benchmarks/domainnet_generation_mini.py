@@ -48,9 +48,9 @@ def benchmark(recipe: Mapping[str, Any], folder: Path) -> Benchmark:
 
     def grid(settings: Settings) -> Grid:
         from gitmerge_eval.benchmarks import pictures
-        from gitmerge_eval.benchmarks.learning.settings import seed_of
         from gitmerge_eval.benchmarks.diffusion.drawn import DrawnSource
         from gitmerge_eval.benchmarks.diffusion.grid import Grid
+        from gitmerge_eval.benchmarks.learning.settings import seed_of
 
         seed = seed_of(settings)
         return Grid(
