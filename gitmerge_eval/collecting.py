@@ -33,12 +33,13 @@ from gitmerge_eval.evaluation.declarations import (
     constituents_in,
 )
 from gitmerge_eval.evaluation.evaluating import resolved_device
+from gitmerge_eval.evaluation.resolving import benchmark_of
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.git.tracking import merge_by_driver, track, tracked
 from gitmerge_eval.git.trees import Entry
 from gitmerge_eval.merging.models import Models, shard_paths
 from gitmerge_eval.merging.sources import Source, open_source
-from gitmerge_eval.records import StatisticFile
+from gitmerge_eval.records import Benchmark, StatisticFile
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,11 +88,12 @@ def collect(
         for kind in kinds
         if not declared[kind].needs_data
     ]
+    benchmark = _benchmark(repository, declaration) if declaration and needs_data else None
     for kind in kinds:
-        if declaration and declared[kind].needs_data:
+        if declaration and benchmark and declared[kind].needs_data:
             found.append(
                 _measured(
-                    declaration.benchmark,
+                    benchmark,
                     kind,
                     repository.directory / path,
                     declaration.task,
@@ -104,15 +106,23 @@ def collect(
     return Collected(path, blob, write_statistics(repository, path, blob, found))
 
 
-def _measured(name: str, kind: str, *arguments: Any, **how: Any) -> StatisticFile:
+def _benchmark(repository: Repository, constituent: ConstituentDeclaration) -> Benchmark:
+    declaration = _settings(repository)
+    if declaration.own and declaration.name == constituent.benchmark:
+        return benchmark_of(repository, declaration)
+    return benchmarks.get(constituent.benchmark)
+
+
+def _measured(benchmark: Benchmark, kind: str, *arguments: Any, **how: Any) -> StatisticFile:
     """What the benchmark gives, or an EvaluationError in a line: it may raise anything."""
     try:
-        return benchmarks.get(name).collect(kind, *arguments, **how)
+        return benchmark.collect(kind, *arguments, **how)
     except GitMergeEvalError:
         raise
     except Exception as error:
         raise EvaluationError(
-            f"benchmark '{name}' could not compute '{kind}': {type(error).__name__}: {error}"
+            f"benchmark '{benchmark.name}' could not compute '{kind}': "
+            f"{type(error).__name__}: {error}"
         ) from error
 
 

@@ -29,6 +29,7 @@ from gitmerge_eval.evaluation.declarations import (
     benchmark_at,
 )
 from gitmerge_eval.evaluation.evaluating import resolved_device
+from gitmerge_eval.evaluation.resolving import benchmark_of
 from gitmerge_eval.git.repository import NULL_ID, Repository
 from gitmerge_eval.git.tracking import tracked
 from gitmerge_eval.records import Benchmark
@@ -146,7 +147,7 @@ def _benchmark(repository: Repository, base: str) -> tuple[BenchmarkDeclaration,
             f"'{base}' has no {BENCHMARK_FILE}, so there is nothing to train on; commit one with "
             "a line 'name = \"<benchmark>\"'"
         )
-    benchmark = benchmarks.get(declaration.name)
+    benchmark = benchmark_of(repository, declaration)
     if benchmark.train is None:
         able = ", ".join(n for n, b in benchmarks.load().items() if b.train)
         raise EvaluationError(

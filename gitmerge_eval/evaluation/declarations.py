@@ -6,6 +6,8 @@
     [settings]                            # given to the benchmark's functions
     seed = 0
 
+With a ``family`` the file declares a benchmark of the user's own (``docs/guide.md``).
+
 ``constituents/<name>.toml`` on a constituent's branch, one file each so that they never conflict::
 
     name = "fruit-quickdraw"
@@ -45,6 +47,11 @@ class BenchmarkDeclaration:
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    own: Mapping[str, Any] = field(default_factory=dict)
+    """All that the file says, where it declares a benchmark of its own by a 'family'; else empty.
+    It is checked by :mod:`gitmerge_eval.benchmarks.declared`."""
+    where: str = field(default=BENCHMARK_FILE, compare=False)
+    """The file, as messages name it."""
 
     def toml(self) -> str:
         """The text of ``benchmark.toml``; settings are text, numbers or booleans."""
@@ -156,7 +163,16 @@ def _benchmark(text: bytes, where: str) -> BenchmarkDeclaration:
     settings = values.get("settings", {})
     if not isinstance(settings, dict):
         raise EvaluationError(f"{where}: 'settings' is not a table; write it as '[settings]'")
-    return BenchmarkDeclaration(_text(values, "name", where), settings)
+    name = _text(values, "name", where)
+    if "family" in values:
+        return BenchmarkDeclaration(name, settings, values, where)
+    for key in values:
+        if key not in ("name", "settings"):
+            raise EvaluationError(
+                f"{where} has '{key}' and no 'family'; add 'family = \"open_clip\"' or "
+                "'\"transformers\"' to declare a benchmark of your own, or leave it out"
+            )
+    return BenchmarkDeclaration(name, settings)
 
 
 def _parsed(text: bytes, where: str) -> dict[str, Any]:

@@ -97,13 +97,13 @@ def subject_at(
     or unknown, and GitError for an unknown revision.
     """
     commit = repository.commit(revision)
-    declaration = benchmark_at(repository, commit)
+    declaration = _declaration(repository, commit)
     if declaration is None:
         raise EvaluationError(
             f"'{revision}' has no {BENCHMARK_FILE}, so there is nothing to evaluate it on; commit "
             "one with a line 'name = \"<benchmark>\"'"
         )
-    benchmark = _benchmark(declaration.name, revision)
+    benchmark = _benchmark(repository, declaration, revision)
     leaves: tuple[Leaf, ...] = ()
     path = checkpoint or benchmark.checkpoint
     if tasks is None:
@@ -148,6 +148,11 @@ def models_of(repository: Repository, subject: Subject) -> tuple[list[Model], li
     remarks: list[str] = []
     if subject.merge is None:
         return models, remarks
+    before = repository.blob_id(f"{subject.commit}^1", BENCHMARK_FILE)
+    if before not in (None, repository.blob_id(subject.commit, BENCHMARK_FILE)):
+        remarks.append(
+            f"a merged branch changes {BENCHMARK_FILE}: this is by the one of before the merge"
+        )
     base = subject.merge.bases[0] if subject.merge.bases else None
     multitask = _multitask(repository, remarks)
     for role, commit in (("pretrained", base), ("multitask", multitask)):
@@ -202,15 +207,30 @@ def _model_of(repository: Repository, ref: str, subject: Subject, task: str) -> 
         return None  # a branch that takes no part need not be in order
 
 
-def _benchmark(name: str, revision: str) -> Benchmark:
-    from gitmerge_eval import benchmarks
+def _benchmark(
+    repository: Repository, declaration: BenchmarkDeclaration, revision: str
+) -> Benchmark:
+    from gitmerge_eval.evaluation.resolving import benchmark_of
 
     try:
-        return benchmarks.get(name)
+        return benchmark_of(repository, declaration)
     except UnknownName as error:
         raise EvaluationError(
             f"{BENCHMARK_FILE} at '{revision}': {error}; install the package that provides it"
         ) from error
+
+
+def _declaration(repository: Repository, commit: str) -> BenchmarkDeclaration | None:
+    """What is evaluated on: of a merge of ours, what the branch says that was merged into.
+
+    The other branches may be anybody's, and what one of them makes of the file must not decide how
+    it is judged. A branch that has no such file is given one by the merge.
+    """
+    if merge_of_ours(repository, commit) is not None:
+        found = benchmark_at(repository, f"{commit}^1")
+        if found is not None:
+            return found
+    return benchmark_at(repository, commit)
 
 
 def _check(leaf: Leaf, declaration: BenchmarkDeclaration, revision: str) -> None:

@@ -54,7 +54,7 @@ class PublishedPictures:
         try:
             return self.preprocess(self.data[row]["image"])
         except (OSError, ValueError) as error:
-            raise EvaluationError(f"a picture of DomainNet cannot be read: {error}") from error
+            raise EvaluationError(f"a picture of the data cannot be read: {error}") from error
 
     def fingerprint(self, prompts: Sequence[Sequence[str]]) -> str:
         """SHA-256 over the files' paths and sizes, the preprocessing, the labels and prompts."""

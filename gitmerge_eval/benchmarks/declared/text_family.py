@@ -1,0 +1,234 @@
+"""The family 'transformers': encoder-decoders that answer texts with texts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gitmerge_eval.benchmarks.declared import numbers, places
+from gitmerge_eval.benchmarks.declared.clip_family import Declared
+from gitmerge_eval.benchmarks.declared.rows import Rows, check_column, label_text, rows_of
+from gitmerge_eval.benchmarks.declared.table import Table
+from gitmerge_eval.benchmarks.learning.settings import seed_of
+from gitmerge_eval.benchmarks.seq2seq.declaring import _Functions as Functions
+from gitmerge_eval.benchmarks.seq2seq.examples import Example
+from gitmerge_eval.benchmarks.seq2seq.metrics import ACCURACY, METRICS
+from gitmerge_eval.errors import EvaluationError
+from gitmerge_eval.records import Task
+
+if TYPE_CHECKING:
+    from gitmerge_eval.benchmarks.seq2seq.grid import Grid
+    from gitmerge_eval.benchmarks.seq2seq.tokens import Tokens
+
+KEYS = ("model", "tokenizer", "evaluation")
+DATA_KEYS = ("path", "splits", "shares", "dataset", "configuration", "where", "target", "options")
+__all__ = ["KEYS", "METRICS", "by_axis", "functions"]
+
+
+def by_axis(
+    table: Table, key: str, axes: Mapping[str, Sequence[str]], skills: Mapping[str, str]
+) -> Any:
+    """A cell's value of ``key``: the same for all, or by the values of one axis.
+
+    ``metric = "accuracy"``, or ``metric = { axis = "task", nli = "accuracy", qa = "…" }``.
+    """
+    found = table.values.get(key)
+    if found is None:
+        raise table.error(f"'{key}' is not there; add '{key} = \"…\"'")
+    if not isinstance(found, dict):
+        return found
+    own = table.table(key)
+    axis = own.text("axis")
+    if axis not in axes:
+        raise own.unknown("axis", axis, axes)
+    own.check_keys(("axis", *axes[axis]))
+    if skills[axis] not in found:
+        raise own.error(f"there is nothing for '{skills[axis]}'; add '{skills[axis]} = …'")
+    return found[skills[axis]]
+
+
+@dataclass(frozen=True)
+class Question:
+    """How a cell's rows become examples."""
+
+    source: str
+    """A template of columns and axes."""
+    target: str
+    """The column with the answer, or with several."""
+    options: tuple[str, ...] = ()
+    """All answers to choose from; for accuracy."""
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """Rows of the user's as examples."""
+
+    rows: Rows
+    questions: Mapping[str, Question]
+    """By task."""
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+    def examples(self, task: Task, split: str) -> tuple[Example, ...]:
+        """As of :class:`~gitmerge_eval.benchmarks.seq2seq.examples.Source`."""
+        question = self.questions[task.name]
+        data = self.rows.read(task, split)
+        columns = places.fields(question.source, Table({}, ""), "source")
+        for column in (question.target, *(c for c in columns if c not in task.skills)):
+            check_column(data, column, self.rows.path)
+        return tuple(self._example(task, question, data, row) for row in data)
+
+    def _example(
+        self, task: Task, question: Question, data: Any, row: Mapping[str, Any]
+    ) -> Example:
+        value = row[question.target]
+        several = value if isinstance(value, list) else [value]
+        if question.options and all(type(v) is int for v in several):
+            # A class as a number: a position among the options.
+            several = [question.options[v] for v in several if 0 <= v < len(question.options)]
+        targets = tuple(label_text(data, question.target, v) for v in several if v is not None)
+        if not targets or (question.options and not set(targets) & set(question.options)):
+            raise EvaluationError(
+                f"a row of {task.name} has '{question.target}' {str(value)[:60]!r}, which is no "
+                f"answer{' among ' + ', '.join(question.options) if question.options else ''}; "
+                "correct the data, or 'options' in benchmark.toml"
+            )
+        return Example(
+            places.filled(question.source, {**row, **task.skills}), targets, question.options
+        )
+
+    def corpus(self) -> tuple[str, ...]:
+        """No text: the base is the user's."""
+        return ()
+
+
+def functions(table: Table, of: Declared) -> Functions:
+    """The benchmark's functions; the declaration is checked now, the data when they are read."""
+    data = table.table("data", needed=True)
+    data.check_keys(DATA_KEYS)
+    model = table.text("model")
+    places.check_path(model, table, "model", ())
+    prompts = table.table("prompts", needed=True)
+    prompts.check_keys(("source",))
+    questions = {task.name: _question(prompts, data, of, task) for task in of.tasks}
+    tokenizer = _tokenizer(table)
+    recipe = _recipe(table, model)
+    rows_of(data, of.folder, of.axes, 0)
+
+    def grid(settings: Mapping[str, Any]) -> Grid:
+        from gitmerge_eval.benchmarks.seq2seq.grid import Grid
+
+        seed = seed_of(settings)
+        _check_configuration(places.located(of.folder, model))
+        assert of.folder is not None
+        source = TextRows(
+            rows_of(data, of.folder, of.axes, seed), questions, settings={"seed": seed}
+        )
+        return Grid(
+            of.name, recipe, of.folder, of.tasks, source, lambda: _tokens(tokenizer, of.folder)
+        )
+
+    return _Identified(grid, of.folder, (model, tokenizer.values.get("folder")))
+
+
+class _Identified(Functions):
+    """Fingerprints that cover configuration and tokenizer, too."""
+
+    def __init__(
+        self, grid: Callable[[Mapping[str, Any]], Grid], folder: Path | None, paths: Sequence[Any]
+    ) -> None:
+        super().__init__(grid)
+        self._folder, self._paths = folder, paths
+
+    def fingerprint(self, task: str, split: str, settings: Mapping[str, Any] | None = None) -> str:
+        """A digest of the cell's texts and of the files that they are read with."""
+        digest = hashlib.sha256(super().fingerprint(task, split, settings).encode())
+        for path in filter(None, self._paths):
+            there = places.located(self._folder, path)
+            files = sorted(there.iterdir()) if there.is_dir() else [there]
+            for file in files:
+                if file.is_file():
+                    digest.update(hashlib.sha256(file.read_bytes()).digest())
+        return digest.hexdigest()
+
+
+def _question(prompts: Table, data: Table, of: Declared, task: Task) -> Question:
+    source = by_axis(prompts, "source", of.axes, task.skills)
+    target = by_axis(data, "target", of.axes, task.skills)
+    for key, value, table in (("source", source, prompts), ("target", target, data)):
+        if not isinstance(value, str) or not value:
+            raise table.error(f"'{key}' of {task.name} is {value!r}; give a text")
+    places.check_template(source, prompts, "source")
+    options: Any = ()
+    if task.metric == ACCURACY:
+        options = by_axis(data, "options", of.axes, task.skills)
+        if not isinstance(options, list) or not all(isinstance(o, str) and o for o in options):
+            raise data.error(
+                f"'options' of {task.name} is {options!r}; list the answers that a model chooses "
+                'from, \'options = ["yes", "no"]\''
+            )
+    return Question(source, target, tuple(options))
+
+
+def _recipe(table: Table, model: str) -> dict[str, Any]:
+    evaluation = table.table("evaluation")
+    evaluation.check_keys(("batch", "longest_answer"))
+    fine_tuning = _training(table, "fine_tuning")
+    statistics = {"split": "train", "batch": 16, "chunk": 8, "accumulate": "float64"}
+    return {
+        "model": model,
+        "fine_tuning": fine_tuning,
+        "multitask": _training(table, "multitask") if "multitask" in table.values else fine_tuning,
+        "statistics": statistics | numbers.statistics(table.table("statistics")),
+        "evaluation": {
+            "batch": evaluation.number("batch", 32, int, 1),
+            "longest_answer": evaluation.number("longest_answer", 64, int, 1),
+        },
+    }
+
+
+def _training(table: Table, key: str) -> dict[str, Any]:
+    found = numbers.schedule(table.table(key, needed=True))
+    looks = numbers.stopping(table.table("stopping"))
+    return found | ({**looks, "looked_at": 500} if looks else {})
+
+
+def _tokenizer(table: Table) -> Table:
+    """A published tokenizer's folder below the data folder, or the characters of the user's."""
+    own = table.table("tokenizer", needed=True)
+    own.check_keys(("folder", "longest", "characters", "markers"))
+    if ("folder" in own.values) == ("characters" in own.values):
+        raise own.error("give either 'folder', a tokenizer's, or 'characters'")
+    if "folder" in own.values:
+        places.check_path(own.text("folder"), own, "folder", ())
+        own.number("longest", 512, int, 2)
+    else:
+        own.text("characters")
+    return own
+
+
+def _tokens(table: Table, folder: Path | None) -> Tokens:
+    from gitmerge_eval.benchmarks.seq2seq.tokens import CharacterTokens, PretrainedTokens
+
+    if "folder" in table.values:
+        there = places.located(folder, table.text("folder"))
+        return PretrainedTokens(there, table.number("longest", 512, int, 2))
+    markers = table.texts("markers") if "markers" in table.values else ()
+    return CharacterTokens(markers, table.text("characters"))
+
+
+def _check_configuration(file: Path) -> None:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EvaluationError(
+            f"'{file}' is not a configuration of transformers: {error}"
+        ) from error
+    if not isinstance(found, dict) or "model_type" not in found or "auto_map" in found:
+        raise EvaluationError(
+            f"'{file}' is not a configuration of a model of transformers' own; it has a "
+            "'model_type' and no 'auto_map'"
+        )
