@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +80,7 @@ class PictureFolders:
     def _classes(self, there: Path, known: Sequence[str]) -> tuple[str, ...]:
         if not there.is_dir():
             raise EvaluationError(f"'{there}' is no folder; give the folder that has the classes")
-        found = sorted(entry.name for entry in os.scandir(there) if entry.is_dir())
+        found = sorted(entry.name for entry in there.iterdir() if entry.is_dir())
         for name in found:
             if name not in known and not name.startswith("."):
                 raise EvaluationError(
@@ -94,12 +93,12 @@ class PictureFolders:
         assert self.folder is not None
         places.check_inside(self.folder, folder)
         found = []
-        for entry in os.scandir(folder):
+        for entry in sorted(folder.iterdir()):
             if entry.name.lower().endswith(ENDINGS):
                 if entry.is_symlink():
-                    places.check_inside(self.folder, Path(entry.path))
-                found.append(Path(entry.path))
-        return sorted(found)
+                    places.check_inside(self.folder, entry)
+                found.append(entry)
+        return found
 
 
 def _digest(files: Sequence[tuple[Path, str]]) -> str:

@@ -6,6 +6,7 @@ A data set is read from where ``Dataset.save_to_disk`` has put it, ``<data folde
 
 from __future__ import annotations
 
+import csv
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -102,8 +103,12 @@ def _file(file: Path) -> datasets.Dataset:
         try:
             if ending in (".csv", ".tsv"):
                 separator = "\t" if ending == ".tsv" else ","
+                with file.open(encoding="utf-8", newline="") as text:
+                    header = next(csv.reader(text, delimiter=separator), [])
+                # As they are written: '01' is no number here, and 'NA' an answer as any other.
+                features = datasets.Features({c: datasets.Value("string") for c in header})
                 return datasets.Dataset.from_csv(
-                    str(file), sep=separator, dtype=str, keep_default_na=False, **how
+                    str(file), features=features, sep=separator, keep_default_na=False, **how
                 )
             return datasets.Dataset.from_json(str(file), **how)
         except Exception as error:
