@@ -55,8 +55,8 @@ def functions(table: Table, of: Declared) -> Functions:
     )
 
     def grid(settings: Mapping[str, Any]) -> Grid:
-        from gitmerge_eval.benchmarks.clip.grid import seed_of
         from gitmerge_eval.benchmarks.clip.weights import preprocessing
+        from gitmerge_eval.benchmarks.learning.settings import seed_of
 
         seed = seed_of(settings)
         configuration, identity = _configuration(of.folder, model)
