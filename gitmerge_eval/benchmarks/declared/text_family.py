@@ -14,7 +14,7 @@ from gitmerge_eval.benchmarks.declared.clip_family import Declared
 from gitmerge_eval.benchmarks.declared.rows import Rows, check_column, label_text, rows_of
 from gitmerge_eval.benchmarks.declared.table import Table
 from gitmerge_eval.benchmarks.learning.settings import seed_of
-from gitmerge_eval.benchmarks.seq2seq.declaring import _Functions as Functions
+from gitmerge_eval.benchmarks.seq2seq.declaring import Functions as Functions
 from gitmerge_eval.benchmarks.seq2seq.examples import Example
 from gitmerge_eval.benchmarks.seq2seq.metrics import ACCURACY, METRICS
 from gitmerge_eval.errors import EvaluationError

@@ -27,7 +27,7 @@ def declare(
 
     ``make_grid(settings)`` is called once for each settings.
     """
-    functions = _Functions(make_grid)
+    functions = Functions(make_grid)
     axes = {
         axis: tuple(dict.fromkeys(task.skills[axis] for task in tasks)) for axis in tasks[0].skills
     }
@@ -64,7 +64,7 @@ def need(*modules: str) -> None:
         )
 
 
-class _Functions:
+class Functions:
     """A benchmark's functions; the grid of a repository's settings, with its data, is made once."""
 
     def __init__(self, make_grid: Callable[[Settings], Grid]) -> None:
@@ -72,6 +72,7 @@ class _Functions:
         self._grids: dict[str, Grid] = {}
 
     def grid(self, settings: Settings | None) -> Grid:
+        """The grid of what ``benchmark.toml`` says."""
         need("transformers")
         given = {key: value for key, value in (settings or {}).items() if key != "name"}
         identity = repr(sorted(given.items()))
@@ -87,12 +88,14 @@ class _Functions:
         settings: Settings | None = None,
         **how: Any,
     ) -> Mapping[str, float]:
+        """As :attr:`Benchmark.evaluate`."""
         grid = self.grid(settings)
         from gitmerge_eval.benchmarks.seq2seq import scoring
 
         return scoring.evaluate(grid, checkpoint, tasks, **how)
 
     def fingerprint(self, task: str, split: str, settings: Settings | None = None) -> str:
+        """As :attr:`Benchmark.fingerprint`."""
         return self.grid(settings).fingerprint(task, split)
 
     def collect(
@@ -104,6 +107,7 @@ class _Functions:
         settings: Settings | None = None,
         **how: Any,
     ) -> StatisticFile:
+        """As :attr:`Benchmark.collect`."""
         grid = self.grid(settings)
         from gitmerge_eval.benchmarks.seq2seq import measuring
 
@@ -112,6 +116,7 @@ class _Functions:
     def build(
         self, directory: Path, *, settings: Settings | None = None, **how: Any
     ) -> BuiltModels:
+        """As :attr:`Benchmark.build`."""
         grid = self.grid(settings)
         from gitmerge_eval.benchmarks.seq2seq import building
 
@@ -126,6 +131,7 @@ class _Functions:
         settings: Settings | None = None,
         **how: Any,
     ) -> None:
+        """As :attr:`Benchmark.train`."""
         grid = self.grid(settings)
         from gitmerge_eval.benchmarks.seq2seq import building
 

@@ -57,8 +57,8 @@ class Grid:
             if task.name == name:
                 if task.status == "unavailable":
                     raise EvaluationError(
-                        f"the task '{name}' of benchmark '{self.name}' is unavailable: no data set "
-                        "of that task in that language is published"
+                        f"the task '{name}' of benchmark '{self.name}' is unavailable: there are "
+                        "no data for it"
                     )
                 return task
         names = [task.name for task in self.tasks]
