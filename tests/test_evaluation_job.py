@@ -52,7 +52,13 @@ def merging(evaluated, **how):
     command = ["git", "merge", "-q", "--no-ff", "-s", "ours", "--no-edit", *HEADS]
     how.setdefault("stderr", subprocess.PIPE)
     return subprocess.Popen(
-        command, cwd=evaluated.repository.directory, start_new_session=True, text=True, **how
+        command,
+        cwd=evaluated.repository.directory,
+        start_new_session=True,
+        text=True,
+        # A shell's background job, as the tests may be, ignores SIGINT, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **how,
     )
 
 

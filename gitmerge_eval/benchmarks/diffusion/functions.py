@@ -92,8 +92,10 @@ class Functions:
         """As :attr:`Benchmark.collect`."""
         grid = self.grid(settings)
         from gitmerge_eval.benchmarks.diffusion import measuring
+        from gitmerge_eval.benchmarks.learning.loop import reproducible
 
-        return measuring.collect(grid, kind, checkpoint, task, **how)
+        with reproducible(grid.seed):  # as in the build, so that a statistic has the same bytes
+            return measuring.collect(grid, kind, checkpoint, task, **how)
 
     def build(
         self, directory: Path, *, settings: Settings | None = None, **how: Any
