@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from gitmerge_eval import startup
 from gitmerge_eval.errors import GitMergeEvalError, UsageError
 from gitmerge_eval.git.repository import Repository
 
@@ -22,6 +23,7 @@ CONFLICT = 1
 
 def main(argv: Sequence[str]) -> int:
     """Merge one file; the exit status."""
+    startup.prepare()
     try:
         if len(argv) != 4:
             raise UsageError("the merge driver takes four arguments: %O %A %B %P")
