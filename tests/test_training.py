@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from gitmerge_eval import benchmarks, building, training
 from gitmerge_eval.benchmarks import domainnet_classification_mini as mini
-from gitmerge_eval.benchmarks import recipe_folder
+from gitmerge_eval.benchmarks import read_recipe, recipe_folder
 from gitmerge_eval.checkpoints import statistics_index
 from gitmerge_eval.cli.application import application
 from gitmerge_eval.errors import EvaluationError, UnknownName, UsageError
@@ -30,7 +30,7 @@ MODEL = "model.safetensors"
 
 def small_recipe():
     """Two categories, two domains, a few steps, and a look at validation every second one."""
-    recipe = copy.deepcopy(dict(mini.load_recipe()))
+    recipe = copy.deepcopy(dict(read_recipe(mini.NAME)))
     recipe["skills"] = {"category": ["bird", "fruit"], "domain": ["quickdraw", "real"]}
     recipe["held_in"] = {"bird": "real", "fruit": "quickdraw"}
     recipe["pictures"] |= {"pretrain": 3, "train": 6, "validation": 2, "test": 2}

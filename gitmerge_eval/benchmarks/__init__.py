@@ -10,15 +10,22 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from gitmerge_eval.errors import EvaluationError, UnknownName
 from gitmerge_eval.records import Benchmark, StatisticFile
 
-__all__ = ["BuiltModels", "get", "load", "names", "recipe_folder"]
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["BuiltModels", "get", "load", "names", "read_recipe", "recipe_folder"]
 
 GROUP = "gitmerge_eval.benchmarks"
 
@@ -78,3 +85,10 @@ def recipe_folder(name: str) -> Path:
         f"the recipe of benchmark '{name}' is not in this installation of gitmerge-eval; "
         "install it again"
     )
+
+
+def read_recipe(name: str) -> Mapping[str, Any]:
+    """The numbers of a benchmark's recipe as it is shipped, in ``recipe.toml``."""
+    text = (recipe_folder(name) / "recipe.toml").read_text(encoding="utf-8")
+    recipe: Mapping[str, Any] = tomllib.loads(text)
+    return recipe

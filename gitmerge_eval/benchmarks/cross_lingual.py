@@ -9,21 +9,15 @@ get: ``benchmark_repos/cross-lingual``. The settings in ``benchmark.toml``, besi
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gitmerge_eval.benchmarks import recipe_folder
+from gitmerge_eval.benchmarks import read_recipe, recipe_folder
 from gitmerge_eval.benchmarks.learning.settings import seed_of
 from gitmerge_eval.benchmarks.seq2seq.declaring import declare, need
 from gitmerge_eval.errors import EvaluationError, InvalidOption
 from gitmerge_eval.records import Benchmark, Task
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 if TYPE_CHECKING:
     from gitmerge_eval.benchmarks.seq2seq.grid import Grid
@@ -104,11 +98,4 @@ def _fetched(name: str) -> Path:
         ) from error
 
 
-def load_recipe() -> Mapping[str, Any]:
-    """The numbers of the recipe as it is shipped."""
-    text = (recipe_folder(NAME) / "recipe.toml").read_text(encoding="utf-8")
-    recipe: Mapping[str, Any] = tomllib.loads(text)
-    return recipe
-
-
-BENCHMARK = benchmark(load_recipe(), recipe_folder(NAME))
+BENCHMARK = benchmark(read_recipe(NAME), recipe_folder(NAME))

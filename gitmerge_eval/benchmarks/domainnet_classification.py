@@ -7,22 +7,17 @@ downloaded: ``docs/settings.md``.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gitmerge_eval.benchmarks import recipe_folder
-from gitmerge_eval.benchmarks.clip.functions import Functions, Settings, declared
+from gitmerge_eval.benchmarks import read_recipe
+from gitmerge_eval.benchmarks.clip.functions import declared
 from gitmerge_eval.benchmarks.domainnet import DOMAINS
 from gitmerge_eval.benchmarks.domainnet.categories import Category, categories, tasks_of
-from gitmerge_eval.errors import EvaluationError, InvalidOption
+from gitmerge_eval.benchmarks.learning.functions import Settings
+from gitmerge_eval.errors import EvaluationError
 from gitmerge_eval.records import Benchmark
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 if TYPE_CHECKING:
     from gitmerge_eval.benchmarks.clip.grid import Grid
@@ -44,10 +39,10 @@ def benchmark(recipe: Mapping[str, Any], published: tuple[Category, ...]) -> Ben
         from gitmerge_eval.benchmarks.clip.published import PublishedSource
         from gitmerge_eval.benchmarks.clip.weights import preprocessing
         from gitmerge_eval.benchmarks.domainnet.reading import opened
-        from gitmerge_eval.benchmarks.learning.settings import seed_of
+        from gitmerge_eval.benchmarks.learning.settings import seed_of, text_of
 
         seed = seed_of(settings, SETTINGS)
-        model = _text(settings, "model") or str(recipe["model"])
+        model = text_of(settings, "model") or str(recipe["model"])
         configuration = Path(model).expanduser() if model.endswith(".json") else model
         domainnet = opened(settings, validation=recipe["pictures"]["validation"])
         return Grid(
@@ -57,12 +52,12 @@ def benchmark(recipe: Mapping[str, Any], published: tuple[Category, ...]) -> Ben
             tasks,
             {c.name: c.classes for c in _overridden(published, settings)},
             DOMAINS,
-            PublishedSource(domainnet, preprocessing(configuration, _text(settings, "weights"))),
+            PublishedSource(domainnet, preprocessing(configuration, text_of(settings, "weights"))),
             seed,
-            settings={"seed": seed} | {k: v for k, v in settings.items() if k != "name"},
+            settings={"seed": seed} | dict(settings),
         )
 
-    return declared(NAME, recipe["title"], tasks, Functions(grid))
+    return declared(NAME, recipe["title"], tasks, grid)
 
 
 def _overridden(published: tuple[Category, ...], settings: Settings) -> tuple[Category, ...]:
@@ -78,18 +73,4 @@ def _overridden(published: tuple[Category, ...], settings: Settings) -> tuple[Ca
     return found
 
 
-def _text(settings: Settings, key: str) -> str | None:
-    value = settings.get(key)
-    if value is not None and not isinstance(value, str):
-        raise InvalidOption(f"the benchmark's '{key}' is {value!r}, which is not a text")
-    return value
-
-
-def load_recipe() -> Mapping[str, Any]:
-    """The numbers of the recipe as it is shipped."""
-    text = (recipe_folder(NAME) / "recipe.toml").read_text(encoding="utf-8")
-    recipe: Mapping[str, Any] = tomllib.loads(text)
-    return recipe
-
-
-BENCHMARK = benchmark(load_recipe(), categories())
+BENCHMARK = benchmark(read_recipe(NAME), categories())

@@ -7,19 +7,14 @@ Recipe and numbers: ``benchmark_repos/domainnet-classification-mini``.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gitmerge_eval.benchmarks import recipe_folder
-from gitmerge_eval.benchmarks.clip.functions import Functions, Settings, declared
+from gitmerge_eval.benchmarks import read_recipe, recipe_folder
+from gitmerge_eval.benchmarks.clip.functions import declared
+from gitmerge_eval.benchmarks.learning.functions import Settings
 from gitmerge_eval.records import Benchmark, Task
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 if TYPE_CHECKING:
     from gitmerge_eval.benchmarks.clip.grid import Grid
@@ -59,14 +54,7 @@ def benchmark(recipe: Mapping[str, Any], folder: Path) -> Benchmark:
             settings={"seed": seed},
         )
 
-    return declared(NAME, recipe["title"], tasks, Functions(grid))
+    return declared(NAME, recipe["title"], tasks, grid)
 
 
-def load_recipe() -> Mapping[str, Any]:
-    """The numbers of the recipe as it is shipped."""
-    text = (recipe_folder(NAME) / "recipe.toml").read_text(encoding="utf-8")
-    recipe: Mapping[str, Any] = tomllib.loads(text)
-    return recipe
-
-
-BENCHMARK = benchmark(load_recipe(), recipe_folder(NAME))
+BENCHMARK = benchmark(read_recipe(NAME), recipe_folder(NAME))

@@ -6,21 +6,15 @@ generalization cells. Numbers: ``benchmark_repos/domainnet-generation``.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gitmerge_eval.benchmarks import recipe_folder
-from gitmerge_eval.benchmarks.diffusion.functions import Functions, Settings, declared
+from gitmerge_eval.benchmarks import read_recipe
+from gitmerge_eval.benchmarks.diffusion.functions import declared
 from gitmerge_eval.benchmarks.domainnet.categories import Category, categories, tasks_of
-from gitmerge_eval.errors import InvalidOption
+from gitmerge_eval.benchmarks.learning.functions import Settings
 from gitmerge_eval.records import Benchmark
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 if TYPE_CHECKING:
     from gitmerge_eval.benchmarks import BuiltModels
@@ -43,12 +37,12 @@ def benchmark(recipe: Mapping[str, Any], published: tuple[Category, ...]) -> Ben
         from gitmerge_eval.benchmarks.diffusion import published as real
         from gitmerge_eval.benchmarks.diffusion.grid import Grid
         from gitmerge_eval.benchmarks.domainnet.reading import opened
-        from gitmerge_eval.benchmarks.learning.settings import seed_of
+        from gitmerge_eval.benchmarks.learning.settings import seed_of, text_of
 
         seed = seed_of(settings, SETTINGS)
         numbers = recipe["judge"]
-        model = _text(settings, "clip_model") or str(numbers["model"])
-        weights = _text(settings, "clip_weights") or numbers["weights"]
+        model = text_of(settings, "clip_model") or str(numbers["model"])
+        weights = text_of(settings, "clip_weights") or numbers["weights"]
 
         def judge(beside: Path, device: str) -> Judge:
             configuration = Path(model).expanduser() if model.endswith(".json") else model
@@ -63,7 +57,7 @@ def benchmark(recipe: Mapping[str, Any], published: tuple[Category, ...]) -> Ben
             real.PublishedSource(domainnet, recipe["pictures"]["side"]),
             judge,
             seed,
-            {"seed": seed} | {k: v for k, v in settings.items() if k != "name"},
+            {"seed": seed} | dict(settings),
         )
 
     def build(made: Grid, directory: Path, **how: Any) -> BuiltModels:
@@ -72,21 +66,7 @@ def benchmark(recipe: Mapping[str, Any], published: tuple[Category, ...]) -> Ben
         return real.build(made, directory, **how)
 
     companions = ("adapter_config.json", "pipeline")
-    return declared(NAME, recipe["title"], tasks, Functions(grid, build), companions)
+    return declared(NAME, recipe["title"], tasks, grid, build, companions)
 
 
-def _text(settings: Settings, key: str) -> str | None:
-    value = settings.get(key)
-    if value is not None and not isinstance(value, str):
-        raise InvalidOption(f"the benchmark's '{key}' is {value!r}, which is not a text")
-    return value
-
-
-def load_recipe() -> Mapping[str, Any]:
-    """The numbers of the recipe as it is shipped."""
-    text = (recipe_folder(NAME) / "recipe.toml").read_text(encoding="utf-8")
-    recipe: Mapping[str, Any] = tomllib.loads(text)
-    return recipe
-
-
-BENCHMARK = benchmark(load_recipe(), categories())
+BENCHMARK = benchmark(read_recipe(NAME), categories())

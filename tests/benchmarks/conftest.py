@@ -5,14 +5,14 @@ import copy
 import pytest
 
 from gitmerge_eval.benchmarks import domainnet_classification_mini as mini
-from gitmerge_eval.benchmarks import recipe_folder
+from gitmerge_eval.benchmarks import read_recipe, recipe_folder
 
 SETTINGS = {"seed": 3}
 
 
 @pytest.fixture(scope="session")
 def small_recipe():
-    recipe = copy.deepcopy(dict(mini.load_recipe()))
+    recipe = copy.deepcopy(dict(read_recipe(mini.NAME)))
     recipe["skills"] = {"category": ["bird", "fruit"], "domain": ["quickdraw", "real"]}
     recipe["held_in"] = {"bird": "real", "fruit": "quickdraw"}
     recipe["pictures"] |= {"pretrain": 3, "train": 6, "validation": 2, "test": 5}

@@ -6,8 +6,7 @@ import sys
 import pytest
 
 from gitmerge_eval import benchmarks
-from gitmerge_eval.benchmarks import pictures
-from gitmerge_eval.benchmarks.domainnet_classification_mini import load_recipe
+from gitmerge_eval.benchmarks import pictures, read_recipe
 from gitmerge_eval.errors import EvaluationError, UnknownName
 
 NAME = "domainnet-classification-mini"
@@ -54,7 +53,7 @@ def test_generalization_is_the_other_cells_of_the_skills():
 
 
 def test_the_recipe_and_the_drawings_name_the_same_skills():
-    skills = load_recipe()["skills"]
+    skills = read_recipe(NAME)["skills"]
     assert skills["category"] == list(pictures.CATEGORIES)
     assert skills["domain"] == list(pictures.DOMAINS)
     assert all(len(classes) == 4 for classes in pictures.CATEGORIES.values())

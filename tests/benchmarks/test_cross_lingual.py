@@ -9,7 +9,7 @@ import torch
 
 from gitmerge_eval import benchmarks
 from gitmerge_eval.benchmarks import cross_lingual as full
-from gitmerge_eval.benchmarks import recipe_folder
+from gitmerge_eval.benchmarks import read_recipe, recipe_folder
 from gitmerge_eval.benchmarks.corpora import reading
 from gitmerge_eval.benchmarks.learning.schedule import Schedule
 from gitmerge_eval.benchmarks.seq2seq import building, metrics
@@ -22,7 +22,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789 :.?"
 
 @pytest.fixture(scope="module")
 def recipe():
-    return full.load_recipe()
+    return read_recipe(full.NAME)
 
 
 def write(folder, rows):
@@ -101,7 +101,9 @@ def data(tmp_path_factory):
 @pytest.fixture
 def cells(data, monkeypatch, tmp_path):
     monkeypatch.setenv(reading.FOLDER_VARIABLE, str(data))
-    grid = full.benchmark(full.load_recipe(), recipe_folder(full.NAME)).evaluate.__self__.grid({})
+    grid = full.benchmark(read_recipe(full.NAME), recipe_folder(full.NAME)).evaluate.__self__.grid(
+        {}
+    )
     return grid.cell
 
 

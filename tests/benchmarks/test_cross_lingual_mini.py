@@ -12,7 +12,7 @@ from num2words import num2words
 
 from gitmerge_eval import benchmarks, building
 from gitmerge_eval.benchmarks import cross_lingual_mini as mini
-from gitmerge_eval.benchmarks import recipe_folder
+from gitmerge_eval.benchmarks import read_recipe, recipe_folder
 from gitmerge_eval.benchmarks.number_words import Numbers
 from gitmerge_eval.benchmarks.seq2seq import metrics, scoring
 from gitmerge_eval.benchmarks.seq2seq import model as seq2seq
@@ -28,7 +28,7 @@ def grid_of(benchmark, settings=SETTINGS):
 
 @pytest.fixture(scope="module")
 def small_recipe():
-    recipe = copy.deepcopy(dict(mini.load_recipe()))
+    recipe = copy.deepcopy(dict(read_recipe(mini.NAME)))
     recipe["pretraining"] |= {"steps": 4, "batch": 8}
     recipe["pretraining"]["shuffled"] |= {"steps": 2, "batch": 8}
     recipe["fine_tuning"] |= {"steps": 3, "batch": 8}

@@ -13,14 +13,16 @@ from torch import nn
 
 from gitmerge_eval import benchmarks
 from gitmerge_eval.benchmarks import domainnet_classification as full
+from gitmerge_eval.benchmarks import read_recipe
 from gitmerge_eval.benchmarks.clip import measuring, weights
 from gitmerge_eval.benchmarks.clip import model as clip
 from gitmerge_eval.benchmarks.clip.published import PublishedSource
-from gitmerge_eval.benchmarks.clip.source import Joined, thinned
+from gitmerge_eval.benchmarks.clip.source import Joined
 from gitmerge_eval.benchmarks.domainnet import DOMAINS
 from gitmerge_eval.benchmarks.domainnet.categories import categories
 from gitmerge_eval.benchmarks.domainnet.reading import DomainNet
 from gitmerge_eval.benchmarks.learning.loop import Stopping
+from gitmerge_eval.benchmarks.learning.measuring import thinned
 from gitmerge_eval.benchmarks.learning.schedule import Schedule
 from gitmerge_eval.errors import EvaluationError, InvalidOption, UnknownName
 
@@ -70,7 +72,7 @@ def no_environment(monkeypatch):
 @pytest.fixture(scope="module")
 def tiny():
     """The full-size benchmark with three categories and a few steps."""
-    recipe = copy.deepcopy(dict(full.load_recipe()))
+    recipe = copy.deepcopy(dict(read_recipe(full.NAME)))
     for section in ("fine_tuning", "multitask"):
         recipe[section] |= {"steps": 24, "batch": 8, "rate": 3e-3}
     recipe["stopping"] |= {"every": 4, "patience": 2}
@@ -92,7 +94,7 @@ def test_the_grid_is_the_papers():
 
 
 def test_the_training_is_appendix_c1s():
-    recipe = full.load_recipe()
+    recipe = read_recipe(full.NAME)
     schedule = Schedule(**recipe["fine_tuning"])
     assert (schedule.steps, schedule.batch, schedule.rate) == (1000, 128, 2e-5)
     assert schedule.optimiser == "adamw"
@@ -101,7 +103,7 @@ def test_the_training_is_appendix_c1s():
 
 def test_the_model_is_open_clips_vit_b_32():
     with torch.device("meta"):
-        model = clip.create(full.load_recipe()["model"])
+        model = clip.create(read_recipe(full.NAME)["model"])
     assert sum(p.numel() for p in model.parameters()) == 151_277_313
     vision = measuring.vision_parameters(model)
     assert sum(p.numel() for p in vision.values()) == 87_849_216

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from gitmerge_eval import benchmarks
 from gitmerge_eval.benchmarks import domainnet_generation as full
-from gitmerge_eval.benchmarks import recipe_folder
+from gitmerge_eval.benchmarks import read_recipe, recipe_folder
 from gitmerge_eval.benchmarks.diffusion import lora, published, scoring
 from gitmerge_eval.benchmarks.diffusion import pipeline as diffusion
 from gitmerge_eval.benchmarks.domainnet.categories import categories
@@ -50,7 +50,7 @@ def test_the_configurations_are_those_of_stable_diffusion(part):
 
 
 def test_the_adapter_is_of_all_attention_at_rank_64():
-    recipe = full.load_recipe()
+    recipe = read_recipe(full.NAME)
     with torch.device("meta"):
         unet = diffusion.configured(FOLDER, "unet")
         names = lora.weights(unet)
@@ -69,7 +69,7 @@ def test_the_adapter_is_of_all_attention_at_rank_64():
 
 
 def test_the_numbers_are_the_papers():
-    recipe = full.load_recipe()
+    recipe = read_recipe(full.NAME)
     assert Schedule(**recipe["fine_tuning"]) == Schedule(
         steps=10_000, batch=4, rate=1e-4, decay="cosine", optimiser="adam"
     )
@@ -152,7 +152,7 @@ def settings(place):
 @pytest.fixture(scope="module")
 def tiny():
     """The full-size benchmark with two categories, small pictures and a few steps."""
-    recipe = copy.deepcopy(dict(full.load_recipe()))
+    recipe = copy.deepcopy(dict(read_recipe(full.NAME)))
     recipe["pictures"] |= {"side": 32, "validation": 0.2}
     recipe["lora"] = {"rank": 2, "alpha": 2}
     for section in ("fine_tuning", "multitask"):

@@ -4,11 +4,11 @@ import copy
 from dataclasses import replace
 
 from gitmerge_eval.benchmarks import domainnet_generation_mini as mini
-from gitmerge_eval.benchmarks import recipe_folder
+from gitmerge_eval.benchmarks import read_recipe, recipe_folder
 
 
 def small_recipe():
-    recipe = copy.deepcopy(dict(mini.load_recipe()))
+    recipe = copy.deepcopy(dict(read_recipe(mini.NAME)))
     recipe["skills"] = {"category": ["bird", "fruit"], "domain": ["quickdraw", "real"]}
     recipe["held_in"] = {"bird": "real", "fruit": "quickdraw"}
     recipe["pictures"] |= {"train": 3, "validation": 1, "test": 3}

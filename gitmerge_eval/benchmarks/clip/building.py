@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gitmerge_eval.benchmarks import BuiltModels
 from gitmerge_eval.benchmarks.clip import model as clip
@@ -17,7 +15,8 @@ from gitmerge_eval.benchmarks.clip.source import Joined, Pictures
 from gitmerge_eval.benchmarks.clip.weights import pretrained
 from gitmerge_eval.benchmarks.learning import building
 from gitmerge_eval.benchmarks.learning.building import TaskProgress
-from gitmerge_eval.benchmarks.learning.loop import Progress, Stopping, reproducible
+from gitmerge_eval.benchmarks.learning.loop import Progress, Stopping
+from gitmerge_eval.benchmarks.learning.measuring import measure
 from gitmerge_eval.benchmarks.learning.schedule import Schedule
 from gitmerge_eval.records import StatisticFile
 
@@ -70,7 +69,8 @@ class _Trainer:
     def measure(
         self, checkpoint: Path, task: str, progress: TaskProgress | None
     ) -> tuple[StatisticFile, ...]:
-        return measure(self.grid, checkpoint, task, self.means.device, progress)
+        device = self.means.device
+        return measure(collect, self.grid, checkpoint, task, device=device, progress=progress)
 
 
 def base_of(grid: Grid, *, progress: Progress | None = None) -> clip.State:
@@ -162,29 +162,3 @@ def train(
     means = training.Means(device, precision, state)
     trained = fine_tune(grid, clip.read(base), tasks, section, means, progress=progress)
     clip.save(trained, target)
-
-
-def measure(
-    grid: Grid,
-    checkpoint: Path,
-    task: str,
-    device: str = "cpu",
-    progress: TaskProgress | None = None,
-) -> tuple[StatisticFile, ...]:
-    """The Fisher diagonal and the Gram matrices of a constituent."""
-    options: Mapping[str, Mapping[str, Any]] = grid.recipe["statistics"]
-    # The same bytes are promised on a processor; vectorised gradients on a GPU may use kernels
-    # that have no deterministic form, and would be refused.
-    with reproducible(grid.seed) if device == "cpu" else contextlib.nullcontext():
-        return tuple(
-            collect(
-                grid,
-                kind,
-                checkpoint,
-                task,
-                options=options.get(kind, {}),
-                device=device,
-                progress=building.named(progress, f"{task}: {kind}"),
-            )
-            for kind in ("fisher", "gram")
-        )

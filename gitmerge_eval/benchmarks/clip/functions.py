@@ -1,98 +1,26 @@
-"""A grid's functions as a Benchmark has them; imports torch when one of them is called."""
+"""A benchmark of this family as the contract wants it; imports no torch before it is used."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from gitmerge_eval.records import Benchmark, StatisticFile, Task, canonical_json
+from gitmerge_eval.benchmarks.learning.functions import Functions, Settings, axes_of
+from gitmerge_eval.records import Benchmark, Task
 
 if TYPE_CHECKING:
-    from gitmerge_eval.benchmarks import BuiltModels
     from gitmerge_eval.benchmarks.clip.grid import Grid
 
-Settings = Mapping[str, Any]
 
-
-class Functions:
-    """The functions of a benchmark; the grid of some settings, with its pictures, is made once."""
-
-    def __init__(self, grid_of: Callable[[Settings], Grid]) -> None:
-        self._grid_of = grid_of
-        self._grids: dict[str, Grid] = {}
-
-    def grid(self, settings: Settings | None) -> Grid:
-        """The grid of what ``benchmark.toml`` says."""
-        key = canonical_json(dict(settings or {}))
-        if key not in self._grids:
-            self._grids[key] = self._grid_of(settings or {})
-        return self._grids[key]
-
-    def evaluate(
-        self,
-        checkpoint: Path,
-        tasks: Sequence[str],
-        *,
-        settings: Settings | None = None,
-        **how: Any,
-    ) -> Mapping[str, float]:
-        """As :attr:`Benchmark.evaluate`."""
-        from gitmerge_eval.benchmarks.clip import scoring
-
-        return scoring.evaluate(self.grid(settings), checkpoint, tasks, **how)
-
-    def fingerprint(self, task: str, split: str, settings: Settings | None = None) -> str:
-        """As :attr:`Benchmark.fingerprint`."""
-        return self.grid(settings).fingerprint(task, split)
-
-    def collect(
-        self,
-        kind: str,
-        checkpoint: Path,
-        task: str,
-        *,
-        settings: Settings | None = None,
-        **how: Any,
-    ) -> StatisticFile:
-        """As :attr:`Benchmark.collect`."""
-        from gitmerge_eval.benchmarks.clip import measuring
-
-        return measuring.collect(self.grid(settings), kind, checkpoint, task, **how)
-
-    def build(
-        self, directory: Path, *, settings: Settings | None = None, **how: Any
-    ) -> BuiltModels:
-        """As :attr:`Benchmark.build`."""
-        from gitmerge_eval.benchmarks.clip import building
-
-        return building.build(self.grid(settings), directory, **how)
-
-    def train(
-        self,
-        base: Path,
-        tasks: Sequence[str],
-        target: Path,
-        *,
-        settings: Settings | None = None,
-        **how: Any,
-    ) -> None:
-        """As :attr:`Benchmark.train`."""
-        from gitmerge_eval.benchmarks.clip import building
-
-        building.train(self.grid(settings), base, tasks, target, **how)
-
-
-def declared(name: str, title: str, tasks: tuple[Task, ...], functions: Functions) -> Benchmark:
+def declared(
+    name: str, title: str, tasks: tuple[Task, ...], grid_of: Callable[[Settings], Grid]
+) -> Benchmark:
     """The benchmark of a grid of categories and domains."""
-    axes = {
-        axis: tuple(dict.fromkeys(task.skills[axis] for task in tasks))
-        for axis in ("category", "domain")
-    }
+    functions = Functions("clip", grid_of)
     return Benchmark(
         name=name,
         title=title,
-        axes=axes,
+        axes=axes_of(tasks),
         tasks=tasks,
         metric="accuracy",
         evaluator_version="1",

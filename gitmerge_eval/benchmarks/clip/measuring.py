@@ -11,13 +11,17 @@ from torch import Tensor, nn
 
 from gitmerge_eval.benchmarks.clip import model as clip
 from gitmerge_eval.benchmarks.clip.grid import Grid
-from gitmerge_eval.benchmarks.clip.source import Pictures, thinned
-from gitmerge_eval.benchmarks.learning.building import statistic_options
+from gitmerge_eval.benchmarks.clip.source import Pictures
+from gitmerge_eval.benchmarks.learning.loop import Progress
+from gitmerge_eval.benchmarks.learning.measuring import (
+    fisher_file,
+    gram_file,
+    statistic_options,
+    thinned,
+)
 from gitmerge_eval.records import StatisticFile
 from gitmerge_eval.statistics import fisher, gram
 
-Progress = Callable[[int, int], object]
-"""``progress(done, total)`` examples."""
 BATCH = 64
 
 
@@ -99,11 +103,9 @@ def collect(
     Raises UnknownName for a kind that needs no data or does not exist, and for unknown options.
     """
     chosen = statistic_options(grid.name, kind, options)
-    split = str(grid.recipe["statistics"]["split"])
-    pictures = grid.cell(task, split)
+    pictures = grid.cell(task, str(grid.recipe["statistics"]["split"]))
     rows = thinned(len(pictures.labels), chosen["examples"])
     model = clip.load(checkpoint, grid.configuration, device)
-    tokens = len(rows)
     if kind == "fisher":
         weights = clip.classifier(model, grid.prompts, grid.configuration, device)
         seeded = torch.Generator().manual_seed(chosen["sampling_seed"])
@@ -111,20 +113,10 @@ def collect(
         tensors = fisher_diagonal(
             model, pictures, weights, rows=rows, sampled=sampled, progress=progress
         )
-        layout: dict[str, dict[str, Any]] = {name: {"key": name} for name in tensors}
-    else:
-        state = gram_matrices(
-            model, pictures, rows=rows, convolutions=chosen["convolutions"], progress=progress
+        return fisher_file(
+            grid, task, tensors, examples=len(rows), tokens=len(rows), options=chosen
         )
-        tensors, layout = gram.compute(state)
-        tokens = max(state.tokens.values())
-    return StatisticFile(
-        kind=kind,
-        tensors={name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
-        layout=layout,
-        examples=len(rows),
-        tokens=tokens,
-        data=f"{grid.name}/{task}:{split}",
-        fingerprint=grid.fingerprint(task, split),
-        options=chosen,
+    state = gram_matrices(
+        model, pictures, rows=rows, convolutions=chosen["convolutions"], progress=progress
     )
+    return gram_file(grid, task, state, examples=len(rows), options=chosen)

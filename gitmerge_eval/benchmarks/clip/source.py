@@ -73,10 +73,3 @@ class Joined:
         """As of :class:`Pictures`."""
         parts = [part.fingerprint(prompts) for part in self._parts]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
-
-
-def thinned(count: int, examples: int | None) -> Tensor:
-    """At most ``examples`` rows of ``count``, spread evenly."""
-    if examples is None or examples >= count:
-        return torch.arange(count)
-    return torch.arange(examples) * count // examples

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gitmerge_eval.benchmarks.clip.functions import Functions
 from gitmerge_eval.benchmarks.declared import numbers, places
 from gitmerge_eval.benchmarks.declared.rows import rows_of
 from gitmerge_eval.benchmarks.declared.splits import splits_of
 from gitmerge_eval.benchmarks.declared.table import Table
+from gitmerge_eval.benchmarks.learning.functions import Functions
 from gitmerge_eval.errors import EvaluationError
 from gitmerge_eval.records import Task
 
@@ -72,7 +72,7 @@ def functions(table: Table, of: Declared) -> Functions:
             settings={"seed": seed},
         )
 
-    return Functions(grid)
+    return Functions("clip", grid)
 
 
 def _recipe(table: Table, axes: Mapping[str, Any]) -> dict[str, Any]:

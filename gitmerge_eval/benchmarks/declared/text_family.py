@@ -13,8 +13,9 @@ from gitmerge_eval.benchmarks.declared import numbers, places
 from gitmerge_eval.benchmarks.declared.clip_family import Declared
 from gitmerge_eval.benchmarks.declared.rows import Rows, check_column, label_text, rows_of
 from gitmerge_eval.benchmarks.declared.table import Table
+from gitmerge_eval.benchmarks.learning.functions import Functions
 from gitmerge_eval.benchmarks.learning.settings import seed_of
-from gitmerge_eval.benchmarks.seq2seq.declaring import Functions as Functions
+from gitmerge_eval.benchmarks.seq2seq.declaring import checked
 from gitmerge_eval.benchmarks.seq2seq.examples import Example
 from gitmerge_eval.benchmarks.seq2seq.metrics import ACCURACY, METRICS
 from gitmerge_eval.errors import EvaluationError
@@ -140,7 +141,7 @@ class _Identified(Functions):
     def __init__(
         self, grid: Callable[[Mapping[str, Any]], Grid], folder: Path | None, paths: Sequence[Any]
     ) -> None:
-        super().__init__(grid)
+        super().__init__("seq2seq", checked(grid))
         self._folder, self._paths = folder, paths
 
     def fingerprint(self, task: str, split: str, settings: Mapping[str, Any] | None = None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,11 @@ from gitmerge_eval.benchmarks.diffusion import pipeline as diffusion
 from gitmerge_eval.benchmarks.diffusion.functions import JUDGE
 from gitmerge_eval.benchmarks.diffusion.grid import Grid
 from gitmerge_eval.benchmarks.diffusion.measuring import collect
+from gitmerge_eval.benchmarks.learning.building import TaskProgress, named
 from gitmerge_eval.benchmarks.learning.loop import Progress, Stopping, reproducible
+from gitmerge_eval.benchmarks.learning.measuring import measure
 from gitmerge_eval.benchmarks.learning.schedule import Schedule
 from gitmerge_eval.records import StatisticFile
-
-TaskProgress = Callable[[str, int, int], object]
-"""``progress(what, done, total)``; a step of training or an example measured."""
 
 
 def build(
@@ -41,7 +40,7 @@ def build(
     """
     base = directory / "base"
     base.mkdir(parents=True)
-    clip.save(train_judge(grid, folder, _named(progress, "judge")), base / JUDGE)
+    clip.save(train_judge(grid, folder, named(progress, "judge")), base / JUDGE)
     pipeline = train_pipeline(grid, folder / diffusion.FOLDER, progress)
     diffusion.save(pipeline, base / diffusion.FOLDER)
     return build_adapters(grid, base / diffusion.FOLDER, directory, progress=progress, **means)
@@ -61,7 +60,7 @@ def build_adapters(
     base = untrained(grid, pipeline, directory / "base")
 
     def trained(name: str, tasks: Sequence[str]) -> Path:
-        report = _named(progress, name)
+        report = named(progress, name)
         adapter = fine_tune(grid, pipeline, base, tasks, progress=report, **means)
         return lora.save(adapter, directory / name)
 
@@ -71,8 +70,9 @@ def build_adapters(
     for task in grid.held_in:
         constituents[task] = trained(task, (task,))
         statistics[task] = measure(
-            grid, pipeline, constituents[task], task, device=device, progress=progress
-        )
+            collect, grid, constituents[task], task,
+            device=device, progress=progress, pipeline_folder=pipeline,
+        )  # fmt: skip
     return BuiltModels(base, constituents, multitask, statistics, grid.settings)
 
 
@@ -122,7 +122,7 @@ def train_pipeline(grid: Grid, folder: Path, progress: TaskProgress | None = Non
         kl_weight=numbers.pop("kl_weight"),
         schedule=Schedule(**numbers),
         seed=grid.seed,
-        progress=_named(progress, "autoencoder"),
+        progress=named(progress, "autoencoder"),
     )
     length = text_encoder.config.max_position_embeddings
     tokens = diffusion.tokenizer(examples.prompts, length)
@@ -144,7 +144,7 @@ def train_pipeline(grid: Grid, folder: Path, progress: TaskProgress | None = Non
 
     training.pretrain(
         pipeline, examples, schedule, seed=grid.seed, without_prompt=without, prompt=prompt,
-        progress=_named(progress, "pipeline"),
+        progress=named(progress, "pipeline"),
     )  # fmt: skip
     return pipeline
 
@@ -215,37 +215,3 @@ def train(
     )  # fmt: skip
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         lora.save(adapter, Path(folder)).replace(target)
-
-
-def measure(
-    grid: Grid,
-    pipeline: Path,
-    checkpoint: Path,
-    task: str,
-    *,
-    device: str = "cpu",
-    progress: TaskProgress | None = None,
-) -> tuple[StatisticFile, ...]:
-    """The Fisher diagonal and the Gram matrices of a constituent's ΔW."""
-    options: Mapping[str, Mapping[str, Any]] = grid.recipe["statistics"]
-    with reproducible(grid.seed):
-        return tuple(
-            collect(
-                grid,
-                kind,
-                checkpoint,
-                task,
-                pipeline_folder=pipeline,
-                options=options.get(kind, {}),
-                device=device,
-                progress=_named(progress, f"{task}: {kind}"),
-            )
-            for kind in ("fisher", "gram")
-        )
-
-
-def _named(progress: TaskProgress | None, what: str) -> Progress | None:
-    if progress is None:
-        return None
-    report = progress
-    return lambda done, total: report(what, done, total)

@@ -1,140 +1,76 @@
-"""A grid's functions as a Benchmark has them; imports torch when one of them is called."""
+"""A benchmark of this family as the contract wants it; imports no torch before it is used."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gitmerge_eval.benchmarks.learning.functions import Functions, Settings, axes_of
 from gitmerge_eval.errors import EvaluationError
-from gitmerge_eval.records import Benchmark, StatisticFile, Task, canonical_json
+from gitmerge_eval.records import Benchmark, Task
 
 if TYPE_CHECKING:
     from gitmerge_eval.benchmarks import BuiltModels
     from gitmerge_eval.benchmarks.diffusion.grid import Grid
 
-Settings = Mapping[str, Any]
 JUDGE = "judge.safetensors"
 """The miniature's open_clip model that judges pictures, beside the adapter."""
 CHECKPOINT = "adapter_model.safetensors"
 _PACKAGES = ("diffusers", "peft", "transformers", "tokenizers")
 
 
-class Functions:
-    """The functions of a benchmark; the grid of some settings, with its pictures, is made once.
+def _explained(grid_of: Callable[[Settings], Grid]) -> Callable[[Settings], Grid]:
+    """EvaluationError where the packages of the extra 'diffusion' are not installed."""
 
-    ``grid_of(settings)`` makes it, and ``build_of(grid, directory, **how)`` builds its models.
-    Raises EvaluationError where the packages of the extra 'diffusion' are not installed.
-    """
+    def grid(settings: Settings) -> Grid:
+        try:
+            return grid_of(settings)
+        except ModuleNotFoundError as error:
+            if error.name not in _PACKAGES:
+                raise
+            raise EvaluationError(
+                f"generation needs the package '{error.name}'; install the extra: "
+                "pip install 'gitmerge-eval[diffusion]'"
+            ) from error
 
-    def __init__(
-        self, grid_of: Callable[[Settings], Grid], build_of: Callable[..., BuiltModels]
-    ) -> None:
-        self._grid_of = grid_of
-        self._build_of = build_of
-        self._grids: dict[str, Grid] = {}
+    return grid
 
-    def grid(self, settings: Settings | None) -> Grid:
-        """The grid of what ``benchmark.toml`` says."""
-        key = canonical_json(dict(settings or {}))
-        if key not in self._grids:
-            try:
-                self._grids[key] = self._grid_of(settings or {})
-            except ModuleNotFoundError as error:
-                if error.name not in _PACKAGES:
-                    raise
-                raise EvaluationError(
-                    f"generation needs the package '{error.name}'; install the extra: "
-                    "pip install 'gitmerge-eval[diffusion]'"
-                ) from error
-        return self._grids[key]
 
-    def evaluate(
-        self,
-        checkpoint: Path,
-        tasks: Sequence[str],
-        *,
-        settings: Settings | None = None,
-        **how: Any,
-    ) -> Mapping[str, float]:
-        """As :attr:`Benchmark.evaluate`."""
-        grid = self.grid(settings)
-        from gitmerge_eval.benchmarks.diffusion import scoring
+def summarise(
+    outputs: Mapping[str, Mapping[str, Path]],
+    *,
+    sheet: Path | None = None,
+    settings: Settings | None = None,
+    split: str = "test",
+) -> Mapping[str, float]:
+    """As :attr:`Benchmark.summarise`: all that it needs was kept with the scores."""
+    from gitmerge_eval.benchmarks.diffusion import scoring
 
-        return scoring.evaluate(grid, checkpoint, tasks, **how)
-
-    def summarise(
-        self,
-        outputs: Mapping[str, Mapping[str, Path]],
-        *,
-        sheet: Path | None = None,
-        settings: Settings | None = None,
-        split: str = "test",
-    ) -> Mapping[str, float]:
-        """As :attr:`Benchmark.summarise`: all that it needs was kept with the scores."""
-        from gitmerge_eval.benchmarks.diffusion import scoring
-
-        return scoring.summarise(outputs, sheet=sheet)
-
-    def fingerprint(self, task: str, split: str, settings: Settings | None = None) -> str:
-        """As :attr:`Benchmark.fingerprint`."""
-        return self.grid(settings).fingerprint(task, split)
-
-    def collect(
-        self,
-        kind: str,
-        checkpoint: Path,
-        task: str,
-        *,
-        settings: Settings | None = None,
-        **how: Any,
-    ) -> StatisticFile:
-        """As :attr:`Benchmark.collect`."""
-        grid = self.grid(settings)
-        from gitmerge_eval.benchmarks.diffusion import measuring
-        from gitmerge_eval.benchmarks.learning.loop import reproducible
-
-        with reproducible(grid.seed):  # as in the build, so that a statistic has the same bytes
-            return measuring.collect(grid, kind, checkpoint, task, **how)
-
-    def build(
-        self, directory: Path, *, settings: Settings | None = None, **how: Any
-    ) -> BuiltModels:
-        """As :attr:`Benchmark.build`."""
-        return self._build_of(self.grid(settings), directory, **how)
-
-    def train(
-        self,
-        base: Path,
-        tasks: Sequence[str],
-        target: Path,
-        *,
-        settings: Settings | None = None,
-        **how: Any,
-    ) -> None:
-        """As :attr:`Benchmark.train`."""
-        grid = self.grid(settings)
-        from gitmerge_eval.benchmarks.diffusion import building
-
-        building.train(grid, base, tasks, target, **how)
+    return scoring.summarise(outputs, sheet=sheet)
 
 
 def declared(
     name: str,
     title: str,
     tasks: tuple[Task, ...],
-    functions: Functions,
+    grid_of: Callable[[Settings], Grid],
+    build_of: Callable[..., BuiltModels],
     companions: tuple[str, ...],
 ) -> Benchmark:
-    """The benchmark of a grid of categories and domains."""
-    axes = {
-        axis: tuple(dict.fromkeys(task.skills[axis] for task in tasks))
-        for axis in ("category", "domain")
-    }
+    """The benchmark of a grid of categories and domains.
+
+    ``build_of(grid, directory, **how)`` builds its models.
+    """
+    functions = Functions("diffusion", _explained(grid_of))
+
+    def build(directory: Path, *, settings: Settings | None = None, **how: Any) -> BuiltModels:
+        return build_of(functions.grid(settings), directory, **how)
+
     return Benchmark(
         name=name,
         title=title,
-        axes=axes,
+        axes=axes_of(tasks),
         tasks=tasks,
         metric="CLIP score",
         evaluator_version="1",
@@ -143,8 +79,8 @@ def declared(
         collect=functions.collect,
         checkpoint=CHECKPOINT,
         companions=companions,
-        build=functions.build,
+        build=build,
         train=functions.train,
-        summarise=functions.summarise,
+        summarise=summarise,
         reference="arXiv 2409.18314, section 5 and appendix C.2",
     )

@@ -12,16 +12,21 @@ from torch import Tensor
 from gitmerge_eval.benchmarks.diffusion import lora, noising
 from gitmerge_eval.benchmarks.diffusion import pipeline as diffusion
 from gitmerge_eval.benchmarks.diffusion.training import Examples, Latents
-from gitmerge_eval.errors import UnknownName
+from gitmerge_eval.benchmarks.learning.loop import Progress, reproducible
+from gitmerge_eval.benchmarks.learning.measuring import (
+    Options,
+    fisher_file,
+    gram_file,
+    statistic_options,
+    thinned,
+)
 from gitmerge_eval.records import StatisticFile
 from gitmerge_eval.statistics import fisher, gram
 
 if TYPE_CHECKING:
     from gitmerge_eval.benchmarks.diffusion.grid import Grid
 
-Progress = Callable[[int, int], object]
-"""``progress(done, total)`` examples."""
-OPTIONS: dict[str, dict[str, Any]] = {"fisher": {"examples": None}, "gram": {"examples": None}}
+OPTIONS: Options = {"fisher": {"examples": None}, "gram": {"examples": None}}
 """kind -> its options with their defaults; ``examples`` limits how many are used."""
 POSITIONS = 1024
 """Of latents in one forward pass: what is in memory at a time, with a gradient for each example."""
@@ -106,46 +111,20 @@ def collect(
     The pipeline lies beside the ``checkpoint`` unless ``pipeline_folder`` names another place.
     Raises UnknownName for a kind that is none of OPTIONS, and for unknown options.
     """
-    if kind not in OPTIONS:
-        raise UnknownName.among(f"statistic that benchmark '{grid.name}' collects", kind, OPTIONS)
-    for option in options or {}:
-        if option not in OPTIONS[kind]:
-            raise UnknownName.among(f"option of statistic '{kind}'", option, OPTIONS[kind])
-    chosen = OPTIONS[kind] | dict(options or {})
-    split = str(grid.recipe["statistics"]["split"])
-    folder = pipeline_folder or checkpoint.parent / diffusion.FOLDER
-    pipeline = diffusion.load(folder, device)
-    pipeline.unet = lora.with_changes(pipeline.unet, checkpoint)
-    examples = grid.examples([task], split)
-    rows = _thinned(len(examples), chosen["examples"])
-    found = batches(pipeline, examples, rows, grid.seed)
+    chosen = statistic_options(grid.name, kind, options, OPTIONS)
+    examples = grid.examples([task], str(grid.recipe["statistics"]["split"]))
+    rows: list[int] = thinned(len(examples), chosen["examples"]).tolist()
 
     def report(done: int) -> None:
         if progress:
             progress(done, len(rows))
 
-    tokens = 0
-    if kind == "fisher":
-        tensors = fisher_diagonal(pipeline, found, report)
-        layout: dict[str, dict[str, Any]] = {name: {"key": name} for name in tensors}
-    else:
+    with reproducible(grid.seed):  # on several threads convolutions add up in another order
+        pipeline = diffusion.load(pipeline_folder or checkpoint.parent / diffusion.FOLDER, device)
+        pipeline.unet = lora.with_changes(pipeline.unet, checkpoint)
+        found = batches(pipeline, examples, rows, grid.seed)
+        if kind == "fisher":
+            tensors = fisher_diagonal(pipeline, found, report)
+            return fisher_file(grid, task, tensors, examples=len(rows), tokens=0, options=chosen)
         state = gram_matrices(pipeline, found, report)
-        tensors, layout = gram.compute(state)
-        tokens = max(state.tokens.values())
-    return StatisticFile(
-        kind=kind,
-        tensors={name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
-        layout=layout,
-        examples=len(rows),
-        tokens=tokens,
-        data=f"{grid.name}/{task}:{split}",
-        fingerprint=grid.fingerprint(task, split),
-        options=chosen,
-    )
-
-
-def _thinned(count: int, examples: int | None) -> list[int]:
-    """At most ``examples`` rows, spread evenly over the classes."""
-    if examples is None or examples >= count:
-        return list(range(count))
-    return [number * count // examples for number in range(examples)]
+    return gram_file(grid, task, state, examples=len(rows), options=chosen)

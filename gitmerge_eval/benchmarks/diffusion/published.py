@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from gitmerge_eval.benchmarks.clip import model as clip
 from gitmerge_eval.benchmarks.clip.weights import pretrained
 from gitmerge_eval.benchmarks.diffusion import pipeline as diffusion
-from gitmerge_eval.benchmarks.diffusion.building import TaskProgress, build_adapters
+from gitmerge_eval.benchmarks.diffusion.building import build_adapters
 from gitmerge_eval.benchmarks.diffusion.grid import Grid
 from gitmerge_eval.benchmarks.diffusion.judging import BATCH, OpenClip
 from gitmerge_eval.benchmarks.domainnet.reading import DomainNet
+from gitmerge_eval.benchmarks.learning.building import TaskProgress
 from gitmerge_eval.errors import EvaluationError
 
 if TYPE_CHECKING:

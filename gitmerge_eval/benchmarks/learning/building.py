@@ -8,16 +8,10 @@ from typing import Any, Protocol
 
 from gitmerge_eval.benchmarks import BuiltModels
 from gitmerge_eval.benchmarks.learning.loop import Progress
-from gitmerge_eval.errors import UnknownName
 from gitmerge_eval.records import StatisticFile
 
 TaskProgress = Callable[[str, int, int], object]
 """``progress(what, done, total)``; a step of training or an example measured."""
-OPTIONS: dict[str, dict[str, Any]] = {
-    "fisher": {"examples": None, "sampled": False, "sampling_seed": 0},
-    "gram": {"examples": None, "convolutions": False},
-}
-"""Statistic -> its options with their defaults; ``examples`` limits how many are used."""
 
 
 class Trainer(Protocol):
@@ -89,18 +83,3 @@ def named(progress: TaskProgress | None, what: str) -> Progress | None:
         return None
     report = progress
     return lambda done, total: report(what, done, total)
-
-
-def statistic_options(
-    benchmark: str, kind: str, options: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """All options of a statistic, as given or their defaults.
-
-    Raises UnknownName for a kind that needs no data or does not exist, and for unknown options.
-    """
-    if kind not in OPTIONS:
-        raise UnknownName.among(f"statistic that benchmark '{benchmark}' collects", kind, OPTIONS)
-    for option in options or {}:
-        if option not in OPTIONS[kind]:
-            raise UnknownName.among(f"option of statistic '{kind}'", option, OPTIONS[kind])
-    return OPTIONS[kind] | dict(options or {})

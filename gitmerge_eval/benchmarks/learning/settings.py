@@ -8,6 +8,14 @@ from typing import Any
 from gitmerge_eval.errors import InvalidOption, UnknownName
 
 
+def text_of(settings: Mapping[str, Any], key: str) -> str | None:
+    """The text that a setting is, None where it is not there; InvalidOption for anything else."""
+    value = settings.get(key)
+    if value is not None and not isinstance(value, str):
+        raise InvalidOption(f"the benchmark's '{key}' is {value!r}, which is not a text")
+    return value
+
+
 def seed_of(settings: Mapping[str, Any], known: Sequence[str] = ("name", "seed")) -> int:
     """The seed, 0 where there is none.
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from gitmerge_eval.benchmarks import BuiltModels
 from gitmerge_eval.benchmarks.learning import building
-from gitmerge_eval.benchmarks.learning.building import TaskProgress, named
-from gitmerge_eval.benchmarks.learning.loop import Progress, Stopping, reproducible
+from gitmerge_eval.benchmarks.learning.building import TaskProgress
+from gitmerge_eval.benchmarks.learning.loop import Progress, Stopping
+from gitmerge_eval.benchmarks.learning.measuring import measure
 from gitmerge_eval.benchmarks.learning.schedule import Schedule
 from gitmerge_eval.benchmarks.seq2seq import model as seq2seq
 from gitmerge_eval.benchmarks.seq2seq import scoring, training
@@ -152,33 +151,6 @@ def fine_tune(
     )
 
 
-def measure(
-    grid: Grid,
-    checkpoint: Path,
-    task: str,
-    *,
-    device: str = "cpu",
-    progress: TaskProgress | None = None,
-) -> tuple[StatisticFile, ...]:
-    """The Fisher diagonal and the Gram matrices of a constituent."""
-    options: Mapping[str, Mapping[str, Any]] = grid.recipe["statistics"]
-    # The same bytes are promised on a processor; vectorised gradients on a GPU may use kernels
-    # that have no deterministic form, and would be refused.
-    with reproducible(grid.seed) if device == "cpu" else contextlib.nullcontext():
-        return tuple(
-            collect(
-                grid,
-                kind,
-                checkpoint,
-                task,
-                options=options.get(kind, {}),
-                device=device,
-                progress=named(progress, f"{task}: {kind}"),
-            )
-            for kind in ("fisher", "gram")
-        )
-
-
 @dataclass(frozen=True)
 class _Trainer:
     grid: Grid
@@ -215,4 +187,4 @@ class _Trainer:
     def measure(
         self, checkpoint: Path, task: str, progress: TaskProgress | None
     ) -> tuple[StatisticFile, ...]:
-        return measure(self.grid, checkpoint, task, device=self.device, progress=progress)
+        return measure(collect, self.grid, checkpoint, task, device=self.device, progress=progress)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from gitmerge_eval.benchmarks.learning.functions import Functions, Settings, axes_of
 from gitmerge_eval.errors import EvaluationError
-from gitmerge_eval.records import Benchmark, StatisticFile, Task
+from gitmerge_eval.records import Benchmark, Task
 
 if TYPE_CHECKING:
-    from gitmerge_eval.benchmarks import BuiltModels
     from gitmerge_eval.benchmarks.seq2seq.grid import Grid
-
-Settings = Mapping[str, Any]
 
 
 def declare(
@@ -27,14 +24,11 @@ def declare(
 
     ``make_grid(settings)`` is called once for each settings.
     """
-    functions = Functions(make_grid)
-    axes = {
-        axis: tuple(dict.fromkeys(task.skills[axis] for task in tasks)) for axis in tasks[0].skills
-    }
+    functions = Functions("seq2seq", checked(make_grid))
     return Benchmark(
         name=name,
         title=title,
-        axes=axes,
+        axes=axes_of(tasks),
         tasks=tasks,
         metric="; ".join(dict.fromkeys(task.metric for task in tasks)),
         evaluator_version="1",
@@ -64,75 +58,11 @@ def need(*modules: str) -> None:
         )
 
 
-class Functions:
-    """A benchmark's functions; the grid of a repository's settings, with its data, is made once."""
+def checked(grid_of: Callable[[Settings], Grid]) -> Callable[[Settings], Grid]:
+    """``grid_of``, after a look for the family's own package."""
 
-    def __init__(self, make_grid: Callable[[Settings], Grid]) -> None:
-        self._make = make_grid
-        self._grids: dict[str, Grid] = {}
-
-    def grid(self, settings: Settings | None) -> Grid:
-        """The grid of what ``benchmark.toml`` says."""
+    def grid(settings: Settings) -> Grid:
         need("transformers")
-        given = {key: value for key, value in (settings or {}).items() if key != "name"}
-        identity = repr(sorted(given.items()))
-        if identity not in self._grids:
-            self._grids[identity] = self._make(given)
-        return self._grids[identity]
+        return grid_of(settings)
 
-    def evaluate(
-        self,
-        checkpoint: Path,
-        tasks: Sequence[str],
-        *,
-        settings: Settings | None = None,
-        **how: Any,
-    ) -> Mapping[str, float]:
-        """As :attr:`Benchmark.evaluate`."""
-        grid = self.grid(settings)
-        from gitmerge_eval.benchmarks.seq2seq import scoring
-
-        return scoring.evaluate(grid, checkpoint, tasks, **how)
-
-    def fingerprint(self, task: str, split: str, settings: Settings | None = None) -> str:
-        """As :attr:`Benchmark.fingerprint`."""
-        return self.grid(settings).fingerprint(task, split)
-
-    def collect(
-        self,
-        kind: str,
-        checkpoint: Path,
-        task: str,
-        *,
-        settings: Settings | None = None,
-        **how: Any,
-    ) -> StatisticFile:
-        """As :attr:`Benchmark.collect`."""
-        grid = self.grid(settings)
-        from gitmerge_eval.benchmarks.seq2seq import measuring
-
-        return measuring.collect(grid, kind, checkpoint, task, **how)
-
-    def build(
-        self, directory: Path, *, settings: Settings | None = None, **how: Any
-    ) -> BuiltModels:
-        """As :attr:`Benchmark.build`."""
-        grid = self.grid(settings)
-        from gitmerge_eval.benchmarks.seq2seq import building
-
-        return building.build(grid, directory, **how)
-
-    def train(
-        self,
-        base: Path,
-        tasks: Sequence[str],
-        target: Path,
-        *,
-        settings: Settings | None = None,
-        **how: Any,
-    ) -> None:
-        """As :attr:`Benchmark.train`."""
-        grid = self.grid(settings)
-        from gitmerge_eval.benchmarks.seq2seq import building
-
-        building.train(grid, base, tasks, target, **how)
+    return grid

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gitmerge_eval.benchmarks.learning.building import statistic_options
+from gitmerge_eval.benchmarks.learning.loop import Progress
+from gitmerge_eval.benchmarks.learning.measuring import (
+    fisher_file,
+    gram_file,
+    statistic_options,
+    thinned,
+)
 from gitmerge_eval.benchmarks.seq2seq import model as seq2seq
 from gitmerge_eval.benchmarks.seq2seq.grid import Grid
 from gitmerge_eval.benchmarks.seq2seq.tokens import Tokens
@@ -17,8 +23,6 @@ from gitmerge_eval.benchmarks.seq2seq.training import encoded
 from gitmerge_eval.records import StatisticFile
 from gitmerge_eval.statistics import fisher, gram
 
-Progress = Callable[[int, int], object]
-"""``progress(done, total)`` examples."""
 _CROSS_ATTENTION = ("EncDecAttention.k.weight", "EncDecAttention.v.weight")
 TIED = "the word embedding and the output layer in one: what is good for one need not be for both"
 
@@ -117,11 +121,9 @@ def collect(
     """
     chosen = statistic_options(grid.name, kind, options)
     numbers = grid.recipe["statistics"]
-    split = str(numbers["split"])
-    cell = grid.cell(task, split)
-    limit = min(chosen["examples"] or len(cell), len(cell))
-    # Spread evenly: a data set may be ordered.
-    pairs = encoded([cell[i * len(cell) // limit] for i in range(limit)], grid.tokens)
+    cell = grid.cell(task, str(numbers["split"]))
+    rows = thinned(len(cell), chosen["examples"] or None).tolist()
+    pairs = encoded([cell[row] for row in rows], grid.tokens)
     model = seq2seq.load(checkpoint, grid.configuration, device)
     if chosen.get("sampled"):
         longest = int(grid.recipe["evaluation"]["longest_answer"])
@@ -130,25 +132,12 @@ def collect(
     batches = [b.to(device) for b in _batches(pairs, grid.tokens, int(numbers["batch"]))]
     if kind == "fisher":
         tensors = fisher_diagonal(model, batches, chunk=int(numbers["chunk"]), progress=progress)
-        layout: dict[str, dict[str, Any]] = {name: {"key": name} for name in tensors}
         tokens = sum(int(batch.target_mask.sum()) for batch in batches)
-    else:
-        # float64 where it is cheap; a GPU's is slow, and so are float64's sums of large layers.
-        state = gram_matrices(
-            model, batches, dtype=getattr(torch, str(numbers["accumulate"])), progress=progress
-        )
-        tensors, layout = gram.compute(state)
-        tokens = max(state.tokens.values())
-    return StatisticFile(
-        kind=kind,
-        tensors={name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
-        layout=layout,
-        examples=limit,
-        tokens=tokens,
-        data=f"{grid.name}/{task}:{split}",
-        fingerprint=grid.fingerprint(task, split),
-        options=chosen,
-    )
+        return fisher_file(grid, task, tensors, examples=len(rows), tokens=tokens, options=chosen)
+    # float64 where it is cheap; a GPU's is slow, and so are float64's sums of large layers.
+    dtype = getattr(torch, str(numbers["accumulate"]))
+    state = gram_matrices(model, batches, dtype=dtype, progress=progress)
+    return gram_file(grid, task, state, examples=len(rows), options=chosen)
 
 
 def _batches(pairs: Sequence[seq2seq.Pair], tokens: Tokens, size: int) -> Iterator[seq2seq.Batch]:
