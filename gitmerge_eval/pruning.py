@@ -104,6 +104,8 @@ def prune(
         garbage = [found for found in unnamed if found.modified < cutoff]
         removed = garbage if dry_run else [o for o in garbage if _remove(store, o, cutoff)]
         gone = {found.object_id for found in removed}
+        if not dry_run:
+            store.forget(gone)
         return Pruned(
             dry_run=dry_run,
             removed=tuple(removed),

@@ -227,10 +227,13 @@ def _text(value: Any) -> str:
 
 
 class _ScratchStore(ObjectStore):
-    """Reads the repository's objects and keeps new ones in a folder that goes away."""
+    """Reads the repository's objects and keeps new ones in a folder that goes away.
+
+    A proof rests on no earlier check: each object is hashed again.
+    """
 
     def __init__(self, repository: Repository, scratch: Path) -> None:
-        super().__init__(repository)
+        super().__init__(repository, recheck=True)
         own = ObjectStore(repository)
         self._borrowed = [own.folder / "objects", *own._borrowed]
         self.folder = scratch

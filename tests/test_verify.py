@@ -11,6 +11,10 @@ from models import MODEL, ModelRepository, base_model, fine_tuned, statistics_fo
 from small_repositories import copied, opened, settle
 
 from gitmerge_eval import __version__
+from gitmerge_eval.checkpoints import checked_objects
+from gitmerge_eval.checkpoints.checked_objects import CheckedObjects, stamp
+from gitmerge_eval.checkpoints.lfs import ObjectStore
+from gitmerge_eval.checkpoints.metadata import Metadata
 from gitmerge_eval.errors import GitError, UsageError
 from gitmerge_eval.git import configuration, trailers
 from gitmerge_eval.verifying import verify
@@ -45,6 +49,24 @@ def amended(repository, message=None):
 
 def problems(found):
     return "\n".join([*found.problems, *(p for f in found.findings for p in f.problems)])
+
+
+def test_what_was_noted_as_checked_is_checked_again(repository):
+    """A disk that changed a byte by itself: the file's stamp is the one that was noted."""
+    store = ObjectStore(repository.git)
+    record = Metadata.parse(repository.git.blob(repository.git.blob_id("a", MODEL))).groups
+    name = min(record)
+    file = store.path(record[name].object_id)
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    noted = CheckedObjects(repository.git.common_directory / checked_objects.FILE)
+    noted.add(record[name].object_id, stamp(file.stat()))
+    noted.keep()
+    assert store.verified(record[name].object_id, len(data)) == file
+    (finding,) = verify(repository.git, "HEAD", fresh=True).findings
+    assert finding.verdict == "unknown"
+    assert record[name].object_id[:12] in problems(verify(repository.git, "HEAD", fresh=True))
 
 
 def test_a_merge_that_is_what_it_says(repository):

@@ -216,12 +216,13 @@ def _layout(checkpoint: Checkpoint) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def _values(checkpoint: Checkpoint, names: Iterable[str]) -> Iterator[Array]:
-    return ordered(
+    yield from ordered(
         checkpoint.read,
         names,
         nbytes=lambda name: 2 * checkpoint.groups[name].nbytes,
         in_flight_bytes=_DECODED_BYTES,
     )
+    checkpoint.store.keep_checked()
 
 
 def _holds(record: GroupRecord, array: Array, store: ObjectStore, path: str | None) -> bool:

@@ -5,29 +5,22 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-from collections.abc import Callable, Container, Iterable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Container, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from io import FileIO
 from pathlib import Path
 from typing import Protocol
 
-from gitmerge_eval.checkpoints.metadata import LFS_VERSION
+from gitmerge_eval.checkpoints import checked_objects, transfer
+from gitmerge_eval.checkpoints.checked_objects import CheckedObjects, is_settled, stamp
 from gitmerge_eval.checkpoints.settlement import Settlement, explained, put_in_place
-from gitmerge_eval.errors import CorruptObject, GitError, MissingObject
-from gitmerge_eval.git.repository import Completed, Repository
+from gitmerge_eval.errors import CorruptObject, MissingObject
+from gitmerge_eval.git.repository import Repository
 
-_ARGUMENTS = 10_000
-"""Object ids for one command line: 65 bytes each, far below any system's limit."""
 Buffer = bytes | bytearray | memoryview
 _HASHED_BYTES = 1 << 20
-_IDENTITY = {
-    f"GIT_{who}_{what}": value
-    for who in ("AUTHOR", "COMMITTER")
-    for what, value in (
-        ("NAME", "gitmerge-eval"), ("EMAIL", "none"), ("DATE", "@0 +0000")
-    )
-}  # fmt: skip
 
 
 class Pointer(Protocol):
@@ -46,13 +39,17 @@ class ObjectStore:
     """The LFS objects of one repository, shared by all its work trees.
 
     Honours ``lfs.storage`` and reads the stores of the repositories it borrows objects from. With
-    ``keep=False`` :meth:`write` only hashes: recomputing a merge leaves no trace.
+    ``keep=False`` :meth:`write` only hashes: recomputing a merge leaves no trace. Bytes that are
+    read are compared with the hash that names them, once for as long as the object's file does not
+    change; with ``recheck`` every time.
     """
 
-    def __init__(self, repository: Repository, *, keep: bool = True) -> None:
+    def __init__(self, repository: Repository, *, keep: bool = True, recheck: bool = False) -> None:
         self.repository = repository
         self.keep = keep
+        self._recheck = recheck
         self._settlement: Settlement | None = None
+        self._checked = CheckedObjects(repository.common_directory / checked_objects.FILE)
 
     @cached_property
     def folder(self) -> Path:
@@ -107,35 +104,61 @@ class ObjectStore:
 
     def read_into(self, object_id: str, buffer: memoryview) -> None:
         """:meth:`read` into memory of exactly the object's size."""
-        path = self._at_hand(object_id, len(buffer))
-        with explained(path, "read"), path.open("rb", buffering=0) as file:
-            present = os.fstat(file.fileno()).st_size
-            digest, position = hashlib.sha256(), 0
-            while present == len(buffer) and position < present:
+        with self._opened(object_id, len(buffer)) as (file, check):
+            position = 0
+            while position < len(buffer):
                 # Hashed while it is in the processor's cache.
                 count = file.readinto(buffer[position : position + _HASHED_BYTES])
                 if not count:
                     break
-                digest.update(buffer[position : position + count])
+                check.update(buffer[position : position + count])
                 position += count
-        if position != len(buffer) or digest.hexdigest() != object_id:
-            raise self._corrupt(object_id, len(buffer), path, present)
+            if position < len(buffer):
+                raise self._corrupt(object_id, len(buffer), check.path, position)
 
     def verified(self, object_id: str, size: int) -> Path:
-        """The object's file, its hash checked in one streamed pass; raises what :meth:`read` does.
+        """The object's file, its bytes compared with its hash; raises what :meth:`read` does.
 
-        For readers of parts of an object: memory does not depend on its size.
+        For readers of parts of an object: memory does not depend on its size. A file that need not
+        be read now is announced to the system, which may read it ahead.
         """
-        path = self._at_hand(object_id, size)
-        digest, length = hashlib.sha256(), 0
-        with explained(path, "read"), path.open("rb", buffering=0) as file:
+        with self._opened(object_id, size) as (file, check):
+            if check.is_known:
+                with suppress(OSError, AttributeError):  # AttributeError: not on every system
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+                return check.path
             buffer = bytearray(min(_HASHED_BYTES, size + 1))
             while count := file.readinto(buffer):
-                digest.update(memoryview(buffer)[:count])
-                length += count
-        if length != size or digest.hexdigest() != object_id:
-            raise self._corrupt(object_id, size, path, length)
-        return path
+                check.update(memoryview(buffer)[:count])
+        return check.path
+
+    @contextmanager
+    def _opened(self, object_id: str, size: int) -> Iterator[tuple[FileIO, _Check]]:
+        """The object's file and the check of what the block reads from it, from first to last."""
+        path = self._at_hand(object_id, size)
+        with explained(path, "read"), path.open("rb", buffering=0) as file:
+            before, began_ns = stamp(os.fstat(file.fileno())), time.time_ns()
+            if before[1] != size:
+                raise self._corrupt(object_id, size, path, before[1])
+            known = not self._recheck and self._checked.knows(object_id, before)
+            check = _Check(path, known)
+            yield file, check
+            if known:
+                return
+            if check.length != size or check.name != object_id:
+                raise self._corrupt(object_id, size, path, check.length)
+            # A change while it was read, or in the very moment before, may show in no later stamp.
+            if is_settled(before, began_ns) and stamp(os.fstat(file.fileno())) == before:
+                self._checked.add(object_id, before)
+
+    def keep_checked(self) -> None:
+        """Have later commands know which objects were checked."""
+        if self.keep and not self._recheck:
+            self._checked.keep()
+
+    def forget(self, object_ids: Iterable[str]) -> None:
+        """Take note that the files of these objects were removed."""
+        self._checked.forget(object_ids)
 
     def mapped(self, object_id: str) -> mmap.mmap | None:
         """The object's file as it is, hash unchecked; None if it is not here or cannot be read.
@@ -212,6 +235,7 @@ class ObjectStore:
         try:
             yield
             settlement.end()
+            self.keep_checked()
         except BaseException:
             settlement.abandon()
             raise
@@ -222,6 +246,8 @@ class ObjectStore:
         target = self.path(name)
         with explained(target):
             put_in_place(path, target)
+            # Hashed as it was written, under a name that nobody else knew.
+            self._checked.add(name, stamp(target.stat()))
 
     def freshen(self, object_id: str, size: int) -> bool:
         """Whether the object is here with this size; if so it counts as written now.
@@ -230,9 +256,13 @@ class ObjectStore:
         """
         path = self._find(object_id)
         try:
-            if path is None or path.stat().st_size != size:
+            before = stamp(path.stat()) if path else None
+            if path is None or before is None or before[1] != size:
                 return False
+            known = self._checked.knows(object_id, before)
             os.utime(path)
+            if known:
+                self._checked.add(object_id, stamp(path.stat()))
         except FileNotFoundError:
             return False
         except OSError:
@@ -260,73 +290,24 @@ class ObjectStore:
     def fetch(self, records: Iterable[Pointer], remote: str | None = None) -> None:
         """Fetch the objects that are not here, all by one git-lfs process.
 
-        git-lfs fetches what a commit's pointers name, so that a commit of just these pointers is
-        made in a temporary object store. MissingObject names what could not be had and why.
+        MissingObject names what could not be had and why.
         """
         wanted = {record.object_id: record.size for record in records}
         wanted = {oid: wanted[oid] for oid in self.missing(wanted)}
         if not wanted:
             return
-        source = remote or self._default_remote()
+        source = remote or transfer.default_remote(self.repository)
         if source is None:
             raise self._absent(list(wanted), "and this repository has no remote")
-        import tempfile
-
-        with tempfile.TemporaryDirectory(prefix="gitmerge-eval-") as folder:
-            environment, commit = self._pointer_commit(Path(folder), wanted)
-            done = self.repository.run(
-                *("lfs", "fetch", "--include=", "--exclude=", source, commit),
-                environment=environment,
-                check=False,
-            )
+        done = transfer.fetch(self.repository, source, wanted)
         absent = self.missing(wanted)
         if absent:
-            raise self._absent(absent, f"and not to be had from '{source}'{_reason(done)}")
+            why = f"and not to be had from '{source}'{transfer.reason(done)}"
+            raise self._absent(absent, why)
 
     def push(self, remote: str, object_ids: Iterable[str]) -> None:
-        """Upload objects by ``git lfs push --object-id``; GitError with git-lfs' reason."""
-        wanted = list(dict.fromkeys(object_ids))
-        for start in range(0, len(wanted), _ARGUMENTS):
-            part = wanted[start : start + _ARGUMENTS]
-            done = self.repository.run("lfs", "push", "--object-id", remote, *part, check=False)
-            if done.status:
-                raise GitError(f"'git lfs push' to '{remote}' failed{_reason(done)}")
-
-    def _default_remote(self) -> str | None:
-        """The remote git-lfs would take: configured, the branch's, origin, or the only one."""
-        git = self.repository
-        branch = git.run("symbolic-ref", "--quiet", "--short", "HEAD", check=False).text
-        chosen = git.setting("remote.lfsdefault") or git.setting(f"branch.{branch}.remote")
-        remotes = git.text("remote").split()
-        if chosen in remotes:
-            return chosen
-        return "origin" if "origin" in remotes else (remotes[0] if len(remotes) == 1 else None)
-
-    def _pointer_commit(self, folder: Path, wanted: dict[str, int]) -> tuple[dict[str, str], str]:
-        objects = self.repository.path("objects")
-        borrowed = os.environ.get("GIT_ALTERNATE_OBJECT_DIRECTORIES")
-        environment = _IDENTITY | {
-            "GIT_OBJECT_DIRECTORY": str(folder / "objects"),
-            "GIT_ALTERNATE_OBJECT_DIRECTORIES": os.pathsep.join(
-                [str(objects), *([borrowed] if borrowed else [])]
-            ),
-        }
-        (folder / "objects").mkdir()
-        for oid, size in wanted.items():
-            (folder / oid).write_text(f"version {LFS_VERSION}\noid sha256:{oid}\nsize {size}\n")
-        run: Callable[..., Completed] = self.repository.run
-        names = "".join(f"{folder / oid}\n" for oid in wanted)
-        blobs = run(
-            *("hash-object", "-w", "--no-filters", "--stdin-paths"),
-            stdin=names,
-            environment=environment,
-        ).text.split()
-        lines = "".join(
-            f"100644 blob {blob}\t{oid}\n" for blob, oid in zip(blobs, wanted, strict=True)
-        )
-        tree = run("mktree", stdin=lines, environment=environment).text
-        commit = run("commit-tree", tree, "-m", "objects to fetch", environment=environment).text
-        return environment, commit
+        """Upload objects; GitError with git-lfs' reason."""
+        transfer.push(self.repository, remote, object_ids)
 
     def _corrupt(self, object_id: str, size: int, path: Path, length: int) -> CorruptObject:
         sizes = f"{length} bytes instead of {size}"
@@ -345,6 +326,27 @@ class ObjectStore:
         )
 
 
+class _Check:
+    """What is known of an object's bytes, or becomes known as they are read."""
+
+    def __init__(self, path: Path, is_known: bool) -> None:
+        self.path = path
+        self.is_known = is_known
+        self.length = 0
+        self._digest = hashlib.sha256()
+
+    def update(self, data: Buffer) -> None:
+        """These bytes come next; no work where they are known."""
+        if not self.is_known:
+            self._digest.update(data)
+            self.length += len(data)
+
+    @property
+    def name(self) -> str:
+        """The SHA-256 of all bytes."""
+        return self._digest.hexdigest()
+
+
 class _Named:
     def __init__(self, object_id: str, size: int) -> None:
         self.object_id = object_id
@@ -353,13 +355,6 @@ class _Named:
 
 def _under(objects: str, object_id: str) -> str:
     return f"{objects}/{object_id[:2]}/{object_id[2:4]}/{object_id}"
-
-
-def _reason(done: Completed) -> str:
-    if "is not a git command" in done.stderr:
-        return ": git-lfs is not installed; install it with the system's package manager"
-    lines = done.stderr.splitlines()
-    return f": {lines[-1]}" if lines else ""
 
 
 def _pour(pieces: Iterable[Buffer], file: FileIO | None) -> tuple[str, int]:

@@ -209,6 +209,7 @@ class Inputs:
         for reader in tuple(self._readers):
             reader.close()
             self._readers.discard(reader)
+        self.store.keep_checked()
 
     def group(
         self,

@@ -113,7 +113,8 @@ def left_over(repository: ModelRepository) -> set[str]:
     git = repository.folder / ".git"
     found = {path.name for path in (git / "gitmerge-eval").iterdir()}
     found |= {path.name for path in (git / "lfs/tmp").glob("*")}
-    return found - {"installed.json", "groups.sqlite"}
+    caches = {name for name in found if name.startswith("objects.sqlite")}
+    return found - caches - {"installed.json", "groups.sqlite"}
 
 
 def unchanged(before: ModelRepository, after: ModelRepository) -> None:
