@@ -6,6 +6,7 @@ Each branch adds a parameter group of its own, so that nothing has to be compute
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -64,3 +65,9 @@ def without_heavy_imports(folder: Path) -> dict[str, str]:
         (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / name / "__init__.py").write_text(f"raise RuntimeError('{name} was imported')\n")
     return {"PYTHONPATH": os.fspath(folder)}
+
+
+def left_over(folder: Path) -> set[str]:
+    """What is in our folder of a git directory beside the installation's record and the caches."""
+    names = {path.name for path in folder.iterdir()}
+    return {n for n in names if not re.fullmatch(r"installed\.json|(groups|objects)\.sqlite.*", n)}

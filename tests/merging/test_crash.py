@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from models import ModelRepository
+from small_repositories import left_over
 
 from gitmerge_eval import diagnosing
 from gitmerge_eval.git.journal import journal_path
@@ -105,10 +106,7 @@ def running(pid):
 
 
 def leftovers(repository):
-    return {path.name for path in repository.git.path("gitmerge-eval").iterdir()} - {
-        "installed.json",
-        "groups.sqlite",
-    }
+    return left_over(repository.git.path("gitmerge-eval"))
 
 
 @pytest.mark.parametrize(("point", "what"), CASES, ids=lambda value: value.replace(":", "-"))

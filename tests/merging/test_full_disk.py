@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from models import ModelRepository
-from small_repositories import LINES, copied, edited, settle
+from small_repositories import LINES, copied, edited, left_over, settle
 
 from gitmerge_eval.git.repository import Repository
 
@@ -109,18 +109,15 @@ def objects(repository: ModelRepository) -> set[str]:
     return {path.name for path in (repository.folder / ".git/lfs/objects").rglob("?" * 64)}
 
 
-def left_over(repository: ModelRepository) -> set[str]:
+def all_left_over(repository: ModelRepository) -> set[str]:
     git = repository.folder / ".git"
-    found = {path.name for path in (git / "gitmerge-eval").iterdir()}
-    found |= {path.name for path in (git / "lfs/tmp").glob("*")}
-    caches = {name for name in found if name.startswith("objects.sqlite")}
-    return found - caches - {"installed.json", "groups.sqlite"}
+    return left_over(git / "gitmerge-eval") | {path.name for path in (git / "lfs/tmp").glob("*")}
 
 
 def unchanged(before: ModelRepository, after: ModelRepository) -> None:
     assert after.state() == before.state()
     assert after.run("status", "--porcelain").stdout == ""
-    assert left_over(after) == set()
+    assert all_left_over(after) == set()
     assert not list(after.folder.glob(".*.gitmerge-eval"))
     assert not list((after.folder / ".git").glob("*.lock"))
 

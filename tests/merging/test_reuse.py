@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from models import MODEL, ModelRepository, base_model, fine_tuned, statistics_for
-from small_repositories import copied, settle
+from small_repositories import copied, left_over, settle
 
 from gitmerge_eval.checkpoints.group_cache import CachedGroup, cache_path, open_cache
 from gitmerge_eval.checkpoints.metadata import GroupRecord, Metadata
@@ -114,8 +114,7 @@ def test_a_killed_merge_is_taken_up_where_it_was(repository, reference, tmp_path
     assert repository.run("status", "--porcelain").stdout == ""
     expected = repository.tensors("HEAD")
     assert all(torch.equal(value, expected[name]) for name, value in repository.tensors().items())
-    left = {path.name for path in repository.git.path("gitmerge-eval").iterdir()}
-    assert left == {"installed.json", "groups.sqlite"}
+    assert not left_over(repository.git.path("gitmerge-eval"))
 
     # A retry, and verify, compute nothing; verify --fresh and another option everything.
     repository.run("reset", "--quiet", "--hard", "HEAD~1")

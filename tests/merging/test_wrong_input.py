@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from models import MODEL, ModelRepository, statistics_for
-from small_repositories import BASE, LINES, copied, edited, settle
+from small_repositories import BASE, LINES, copied, edited, left_over, settle
 
 from gitmerge_eval import strategy
 from gitmerge_eval.checkpoints.metadata import Metadata
@@ -55,8 +55,7 @@ def refused(repository, *arguments, status=2):
     done = repository.merge(*arguments, status=status)
     assert "Traceback" not in done.stderr, done.stderr
     assert repository.state() == before
-    left = {path.name for path in repository.git.path("gitmerge-eval").iterdir()}
-    assert left - {"groups.sqlite"} == {"installed.json"}
+    assert not left_over(repository.git.path("gitmerge-eval"))
     return done.stderr
 
 
