@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from gitmerge_eval.benchmarks import read_recipe, recipe_folder
 from gitmerge_eval.benchmarks.learning.settings import seed_of
-from gitmerge_eval.benchmarks.seq2seq.declaring import declare, need
+from gitmerge_eval.benchmarks.texts.declaring import declare, need
 from gitmerge_eval.errors import EvaluationError, InvalidOption
 from gitmerge_eval.records import Benchmark, Task
 
 if TYPE_CHECKING:
-    from gitmerge_eval.benchmarks.seq2seq.grid import Grid
+    from gitmerge_eval.benchmarks.texts.grid import Grid
 
 NAME = "cross-lingual"
 SETTINGS = ("name", "seed", "data", "weights")
@@ -47,8 +47,9 @@ def benchmark(recipe: Mapping[str, Any], folder: Path) -> Benchmark:
         need("datasets", "sentencepiece", "google.protobuf")
         from gitmerge_eval.benchmarks.corpora.published import Published
         from gitmerge_eval.benchmarks.corpora.reading import FOLDER_VARIABLE
-        from gitmerge_eval.benchmarks.seq2seq.grid import Grid
-        from gitmerge_eval.benchmarks.seq2seq.tokens import PretrainedTokens
+        from gitmerge_eval.benchmarks.seq2seq.family import FAMILY
+        from gitmerge_eval.benchmarks.texts.grid import Grid
+        from gitmerge_eval.benchmarks.texts.tokens import PretrainedTokens
 
         seed = seed_of(settings, SETTINGS)
         # The variables first: a repository's file may name folders of somebody else's machine.
@@ -63,6 +64,7 @@ def benchmark(recipe: Mapping[str, Any], folder: Path) -> Benchmark:
             tasks,
             Published(seed, recipe, data, {"seed": seed} | dict(settings)),
             lambda: PretrainedTokens(weights or name, longest),
+            FAMILY,
             base=lambda: weights or _fetched(name),
         )
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from gitmerge_eval.benchmarks import read_recipe, recipe_folder
 from gitmerge_eval.benchmarks.learning.settings import seed_of
-from gitmerge_eval.benchmarks.seq2seq.declaring import declare, need
+from gitmerge_eval.benchmarks.texts.declaring import declare, need
 from gitmerge_eval.records import Benchmark, Task
 
 if TYPE_CHECKING:
-    from gitmerge_eval.benchmarks.seq2seq.grid import Grid
+    from gitmerge_eval.benchmarks.texts.grid import Grid
 
 NAME = "cross-lingual-mini"
 
@@ -38,8 +38,9 @@ def benchmark(recipe: Mapping[str, Any], folder: Path) -> Benchmark:
     def make_grid(settings: Mapping[str, Any]) -> Grid:
         need("num2words")
         from gitmerge_eval.benchmarks.number_words import Numbers
-        from gitmerge_eval.benchmarks.seq2seq.grid import Grid
-        from gitmerge_eval.benchmarks.seq2seq.tokens import CharacterTokens
+        from gitmerge_eval.benchmarks.seq2seq.family import FAMILY
+        from gitmerge_eval.benchmarks.texts.grid import Grid
+        from gitmerge_eval.benchmarks.texts.tokens import CharacterTokens
 
         vocabulary = recipe["vocabulary"]
         return Grid(
@@ -49,6 +50,7 @@ def benchmark(recipe: Mapping[str, Any], folder: Path) -> Benchmark:
             tasks,
             Numbers(seed_of(settings), recipe["numbers"]),
             lambda: CharacterTokens(vocabulary["markers"], vocabulary["characters"]),
+            FAMILY,
         )
 
     return declare(

@@ -12,9 +12,9 @@ from gitmerge_eval.benchmarks import cross_lingual as full
 from gitmerge_eval.benchmarks import read_recipe, recipe_folder
 from gitmerge_eval.benchmarks.corpora import reading
 from gitmerge_eval.benchmarks.learning.schedule import Schedule
-from gitmerge_eval.benchmarks.seq2seq import building, metrics
 from gitmerge_eval.benchmarks.seq2seq import model as seq2seq
-from gitmerge_eval.benchmarks.seq2seq.tokens import CharacterTokens
+from gitmerge_eval.benchmarks.texts import building, metrics, weights
+from gitmerge_eval.benchmarks.texts.tokens import CharacterTokens
 from gitmerge_eval.errors import EvaluationError, InvalidOption, UnknownName
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789 :.?"
@@ -266,9 +266,9 @@ def tiny(data, tmp_path, monkeypatch, recipe):
     }  # fmt: skip
     (tmp_path / "tiny.json").write_text(json.dumps(small))
     torch.manual_seed(0)
-    base = seq2seq.state_of(seq2seq.create(tmp_path / "tiny.json"))
+    base = weights.state_of(seq2seq.create(tmp_path / "tiny.json"))
     (tmp_path / "base").mkdir()
-    seq2seq.save(base, tmp_path / "base" / "model.safetensors")
+    weights.save(base, tmp_path / "base" / "model.safetensors")
     monkeypatch.setenv(full.WEIGHTS_VARIABLE, str(tmp_path / "base"))
     reduced = copy.deepcopy(dict(recipe)) | {"model": "tiny.json"}
     for section in ("fine_tuning", "multitask"):
@@ -279,7 +279,7 @@ def tiny(data, tmp_path, monkeypatch, recipe):
     reduced["evaluation"]["longest_answer"] = 4
     reduced["statistics"]["fisher"] = reduced["statistics"]["gram"] = {"examples": 3}
     monkeypatch.setattr(
-        "gitmerge_eval.benchmarks.seq2seq.tokens.PretrainedTokens",
+        "gitmerge_eval.benchmarks.texts.tokens.PretrainedTokens",
         lambda name, longest: CharacterTokens([], LETTERS),
     )
     return full.benchmark(reduced, tmp_path)

@@ -14,8 +14,10 @@ from gitmerge_eval import benchmarks, building
 from gitmerge_eval.benchmarks import cross_lingual_mini as mini
 from gitmerge_eval.benchmarks import read_recipe, recipe_folder
 from gitmerge_eval.benchmarks.number_words import Numbers
-from gitmerge_eval.benchmarks.seq2seq import metrics, scoring
-from gitmerge_eval.benchmarks.seq2seq import model as seq2seq
+from gitmerge_eval.benchmarks.seq2seq import scoring
+from gitmerge_eval.benchmarks.seq2seq.family import FAMILY
+from gitmerge_eval.benchmarks.texts import metrics
+from gitmerge_eval.benchmarks.texts.scoring import choices
 from gitmerge_eval.errors import EvaluationError, InvalidOption, UnknownName
 
 SETTINGS = {"seed": 3}
@@ -159,7 +161,7 @@ def test_splits_larger_than_the_range_are_refused(small_recipe):
 def test_evaluation_equals_a_plain_loop(small, built):
     checkpoint = built.constituents["say-th"]
     grid = grid_of(small)
-    model = seq2seq.load(checkpoint, grid.configuration)
+    model = FAMILY.load(checkpoint, grid.configuration)
     tasks = ["value-en", "compare-ar", "say-th"]
     seen = []
     found = small.evaluate(
@@ -169,7 +171,7 @@ def test_evaluation_equals_a_plain_loop(small, built):
         total = 0.0
         for e in grid.cell(task, "test"):
             if e.options:
-                total += e.options[scoring.choices(model, grid.tokens, [e])[0]] == e.targets[0]
+                total += e.options[choices(FAMILY, model, grid.tokens, [e])[0]] == e.targets[0]
                 continue
             text = scoring.generate(model, grid.tokens, [e.source], longest=40)[0]
             total += (

@@ -18,6 +18,7 @@ from torchvision.transforms.functional import normalize, pil_to_tensor
 from gitmerge_eval.benchmarks.declared.benchmark import benchmark
 from gitmerge_eval.benchmarks.declared.splits import Splits
 from gitmerge_eval.benchmarks.seq2seq import model as seq2seq
+from gitmerge_eval.benchmarks.texts import weights
 from gitmerge_eval.errors import EvaluationError, UnknownName
 
 if sys.version_info >= (3, 11):
@@ -395,8 +396,8 @@ def texts(tmp_path):
 def answering(texts):
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        state = seq2seq.state_of(seq2seq.create(texts / "answers-tiny.json"))
-    seq2seq.save(state, texts / "base.safetensors")
+        state = weights.state_of(seq2seq.create(texts / "answers-tiny.json"))
+    weights.save(state, texts / "base.safetensors")
     return texts / "base.safetensors"
 
 

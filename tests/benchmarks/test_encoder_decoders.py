@@ -18,8 +18,12 @@ from transformers import (
 
 from gitmerge_eval.benchmarks.seq2seq import measuring, scoring, training
 from gitmerge_eval.benchmarks.seq2seq import model as seq2seq
-from gitmerge_eval.benchmarks.seq2seq.examples import Example
-from gitmerge_eval.benchmarks.seq2seq.tokens import CharacterTokens, PretrainedTokens
+from gitmerge_eval.benchmarks.seq2seq.family import FAMILY
+from gitmerge_eval.benchmarks.texts import scoring as shared
+from gitmerge_eval.benchmarks.texts import weights
+from gitmerge_eval.benchmarks.texts.examples import Example
+from gitmerge_eval.benchmarks.texts.tokens import CharacterTokens, PretrainedTokens
+from gitmerge_eval.benchmarks.texts.training import encoded
 from gitmerge_eval.errors import EvaluationError
 from gitmerge_eval.statistics import gram
 
@@ -54,7 +58,7 @@ def model(configured):
 
 
 def batch_of(examples=EXAMPLES):
-    return seq2seq.batch(training.encoded(examples, TOKENS), TOKENS.pad)
+    return seq2seq.batch(encoded(FAMILY, examples, TOKENS), TOKENS.pad)
 
 
 def alone(model, source, target):
@@ -75,7 +79,7 @@ def test_a_checkpoint_is_what_transformers_saves_and_loads(tmp_path, kind, tied)
     torch.manual_seed(0)
     made = seq2seq.create(file)
     assert type(made) is real
-    seq2seq.save(seq2seq.state_of(made), tmp_path / "model.safetensors")
+    weights.save(weights.state_of(made), tmp_path / "model.safetensors")
     config(**NUMBERS).save_pretrained(tmp_path)
     loaded = real.from_pretrained(tmp_path)
     ids = torch.tensor([[3, 4, 1]])
@@ -83,41 +87,41 @@ def test_a_checkpoint_is_what_transformers_saves_and_loads(tmp_path, kind, tied)
     with torch.no_grad():
         expected = made.eval()(**given).logits
         torch.testing.assert_close(loaded.eval()(**given).logits, expected)
-        ours = seq2seq.load(tmp_path / "model.safetensors", file)
+        ours = FAMILY.load(tmp_path / "model.safetensors", file)
         torch.testing.assert_close(ours(**given).logits, expected)
     loaded.save_pretrained(tmp_path / "again")
     with safe_open(tmp_path / "again" / "model.safetensors", "pt") as stored:
-        assert set(stored.keys()) == set(seq2seq.state_of(made))
-    assert ("lm_head.weight" in seq2seq.state_of(made)) == (not tied)
-    assert seq2seq.published(tmp_path / "again").keys() == seq2seq.state_of(made).keys()
+        assert set(stored.keys()) == set(weights.state_of(made))
+    assert ("lm_head.weight" in weights.state_of(made)) == (not tied)
+    assert seq2seq.published(tmp_path / "again").keys() == weights.state_of(made).keys()
 
 
 def test_files_of_another_model_are_refused(tmp_path, configured, model):
-    state = seq2seq.state_of(model)
+    state = weights.state_of(model)
     for wrong in (
         {n: t for n, t in state.items() if n != "lm_head.weight"},
         state | {"extra": torch.zeros(1)},
         state | {"shared.weight": torch.zeros(3, 8)},
     ):
-        seq2seq.save(wrong, tmp_path / "wrong")
+        weights.save(wrong, tmp_path / "wrong")
         with pytest.raises(EvaluationError, match="not a checkpoint"):
-            seq2seq.load(tmp_path / "wrong", configured)
+            FAMILY.load(tmp_path / "wrong", configured)
     (tmp_path / "garbage").write_bytes(b"no")
     with pytest.raises(EvaluationError, match="readable"):
-        seq2seq.load(tmp_path / "garbage", configured)
+        FAMILY.load(tmp_path / "garbage", configured)
     configured.write_text(json.dumps({"model_type": "bart"}))
     with pytest.raises(EvaluationError, match=r"bart.*mt5"):
         seq2seq.create(configured)
 
 
 def test_an_output_layer_of_its_own_is_never_dropped(tmp_path, model):
-    state = seq2seq.state_of(model)
+    state = weights.state_of(model)
     tied = configuration(tmp_path, tied=True)
-    seq2seq.save(state, tmp_path / "untied")
+    weights.save(state, tmp_path / "untied")
     with pytest.raises(EvaluationError, match=r"lm_head\.weight"):
-        seq2seq.load(tmp_path / "untied", tied)
-    seq2seq.save(state | {"lm_head.weight": state["shared.weight"].clone()}, tmp_path / "both")
-    assert seq2seq.is_tied(seq2seq.load(tmp_path / "both", tied))
+        FAMILY.load(tmp_path / "untied", tied)
+    weights.save(state | {"lm_head.weight": state["shared.weight"].clone()}, tmp_path / "both")
+    assert seq2seq.is_tied(FAMILY.load(tmp_path / "both", tied))
 
 
 def test_padding_changes_no_likelihood(model):
@@ -138,7 +142,7 @@ def test_options_are_scored_by_their_mean_token(model):
         for scores, example in zip(found, EXAMPLES, strict=True):
             expected = [float(alone(model, example.source, o).mean()) for o in example.options]
             assert scores == pytest.approx(expected, abs=1e-5)
-    assert scoring.choices(model, TOKENS, EXAMPLES) == [s.index(max(s)) for s in found]
+    assert shared.choices(FAMILY, model, TOKENS, EXAMPLES) == [s.index(max(s)) for s in found]
 
 
 def test_generation_is_greedy_and_padding_does_not_matter(model):
@@ -244,7 +248,7 @@ def test_a_tied_output_layer_has_no_gram_matrix(tmp_path):
 
 
 def test_sampled_targets_are_seeded_and_end(model):
-    pairs = training.encoded(EXAMPLES, TOKENS)
+    pairs = encoded(FAMILY, EXAMPLES, TOKENS)
     first, again, other = (
         measuring.sampled(model, TOKENS, pairs, longest=6, seed=seed) for seed in (0, 0, 1)
     )
@@ -308,7 +312,7 @@ def test_mt5s_tokenizer_is_read_from_its_published_files(tmp_path):
 
 
 def test_examples_are_data_and_have_a_fingerprint():
-    from gitmerge_eval.benchmarks.seq2seq.examples import fingerprint
+    from gitmerge_eval.benchmarks.texts.examples import fingerprint
 
     changed = dataclasses.replace(EXAMPLES[0], options=("de", "c"))
     assert fingerprint(EXAMPLES) != fingerprint((changed, *EXAMPLES[1:]))

@@ -6,7 +6,7 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from torchmetrics.functional.text import squad
 
-from gitmerge_eval.benchmarks.seq2seq import metrics
+from gitmerge_eval.benchmarks.texts import metrics
 
 ANSWERS = [
     ("the Nile", ["Nile", "the river Nile"]),

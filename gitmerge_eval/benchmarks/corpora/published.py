@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gitmerge_eval.benchmarks.corpora.reading import Row, rows, share, wic_rows
-from gitmerge_eval.benchmarks.seq2seq.examples import Example
+from gitmerge_eval.benchmarks.texts.examples import Example
 from gitmerge_eval.records import Task
 
 

@@ -15,15 +15,15 @@ from gitmerge_eval.benchmarks.declared.rows import Rows, check_column, label_tex
 from gitmerge_eval.benchmarks.declared.table import Table
 from gitmerge_eval.benchmarks.learning.functions import Functions
 from gitmerge_eval.benchmarks.learning.settings import seed_of
-from gitmerge_eval.benchmarks.seq2seq.declaring import checked
-from gitmerge_eval.benchmarks.seq2seq.examples import Example
-from gitmerge_eval.benchmarks.seq2seq.metrics import ACCURACY, METRICS
+from gitmerge_eval.benchmarks.texts.declaring import checked
+from gitmerge_eval.benchmarks.texts.examples import Example
+from gitmerge_eval.benchmarks.texts.metrics import ACCURACY, METRICS
 from gitmerge_eval.errors import EvaluationError
 from gitmerge_eval.records import Task
 
 if TYPE_CHECKING:
-    from gitmerge_eval.benchmarks.seq2seq.grid import Grid
-    from gitmerge_eval.benchmarks.seq2seq.tokens import Tokens
+    from gitmerge_eval.benchmarks.texts.grid import Grid
+    from gitmerge_eval.benchmarks.texts.tokens import Tokens
 
 KEYS = ("model", "tokenizer", "evaluation")
 DATA_KEYS = ("path", "splits", "shares", "dataset", "configuration", "where", "target", "options")
@@ -74,7 +74,7 @@ class TextRows:
     settings: Mapping[str, object] = field(default_factory=dict)
 
     def examples(self, task: Task, split: str) -> tuple[Example, ...]:
-        """As of :class:`~gitmerge_eval.benchmarks.seq2seq.examples.Source`."""
+        """As of :class:`~gitmerge_eval.benchmarks.texts.examples.Source`."""
         question = self.questions[task.name]
         data = self.rows.read(task, split)
         columns = places.fields(question.source, Table({}, ""), "source")
@@ -120,7 +120,8 @@ def functions(table: Table, of: Declared) -> Functions:
     rows_of(data, of.folder, of.axes, 0)
 
     def grid(settings: Mapping[str, Any]) -> Grid:
-        from gitmerge_eval.benchmarks.seq2seq.grid import Grid
+        from gitmerge_eval.benchmarks.seq2seq.family import FAMILY
+        from gitmerge_eval.benchmarks.texts.grid import Grid
 
         seed = seed_of(settings)
         _check_configuration(places.located(of.folder, model))
@@ -129,7 +130,13 @@ def functions(table: Table, of: Declared) -> Functions:
             rows_of(data, of.folder, of.axes, seed), questions, settings={"seed": seed}
         )
         return Grid(
-            of.name, recipe, of.folder, of.tasks, source, lambda: _tokens(tokenizer, of.folder)
+            of.name,
+            recipe,
+            of.folder,
+            of.tasks,
+            source,
+            lambda: _tokens(tokenizer, of.folder),
+            FAMILY,
         )
 
     return _Identified(grid, of.folder, (model, tokenizer.values.get("folder")))
@@ -141,7 +148,7 @@ class _Identified(Functions):
     def __init__(
         self, grid: Callable[[Mapping[str, Any]], Grid], folder: Path | None, paths: Sequence[Any]
     ) -> None:
-        super().__init__("seq2seq", checked(grid))
+        super().__init__("texts", checked(grid))
         self._folder, self._paths = folder, paths
 
     def fingerprint(self, task: str, split: str, settings: Mapping[str, Any] | None = None) -> str:
@@ -212,7 +219,7 @@ def _tokenizer(table: Table) -> Table:
 
 
 def _tokens(table: Table, folder: Path | None) -> Tokens:
-    from gitmerge_eval.benchmarks.seq2seq.tokens import CharacterTokens, PretrainedTokens
+    from gitmerge_eval.benchmarks.texts.tokens import CharacterTokens, PretrainedTokens
 
     if "folder" in table.values:
         there = places.located(folder, table.text("folder"))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gitmerge_eval.benchmarks.seq2seq.examples import Example
+from gitmerge_eval.benchmarks.texts.examples import Example
 from gitmerge_eval.errors import InvalidOption
 from gitmerge_eval.records import Task
 

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gitmerge_eval.benchmarks.learning.loop import Progress
-from gitmerge_eval.benchmarks.learning.measuring import (
-    fisher_file,
-    gram_file,
-    statistic_options,
-    thinned,
-)
 from gitmerge_eval.benchmarks.seq2seq import model as seq2seq
-from gitmerge_eval.benchmarks.seq2seq.grid import Grid
-from gitmerge_eval.benchmarks.seq2seq.tokens import Tokens
-from gitmerge_eval.benchmarks.seq2seq.training import encoded
-from gitmerge_eval.records import StatisticFile
+from gitmerge_eval.benchmarks.texts.tokens import Tokens
+from gitmerge_eval.benchmarks.texts.weights import Pair, picked
 from gitmerge_eval.statistics import fisher, gram
 
 _CROSS_ATTENTION = ("EncDecAttention.k.weight", "EncDecAttention.v.weight")
@@ -55,7 +46,7 @@ def fisher_diagonal(
             "use_cache": False,
         }
         logits = torch.func.functional_call(model, dict(parameters), (), arguments).logits
-        return -seq2seq.picked(logits, target, target_mask).sum()
+        return -picked(logits, target, target_mask).sum()
 
     state = fisher.FisherState()
     total = sum(len(batch.sources) for batch in batches)
@@ -105,61 +96,20 @@ def sees_source(name: str) -> bool:
     return name.startswith("encoder.") or name.endswith(_CROSS_ATTENTION)
 
 
-def collect(
-    grid: Grid,
-    kind: str,
-    checkpoint: Path,
-    task: str,
-    *,
-    options: Mapping[str, Any] | None = None,
-    device: str = "cpu",
-    progress: Progress | None = None,
-) -> StatisticFile:
-    """The statistic of a checkpoint on its task's training examples.
-
-    Raises UnknownName for a kind that needs no data or does not exist, and for unknown options.
-    """
-    chosen = statistic_options(grid.name, kind, options)
-    numbers = grid.recipe["statistics"]
-    cell = grid.cell(task, str(numbers["split"]))
-    rows = thinned(len(cell), chosen["examples"] or None).tolist()
-    pairs = encoded([cell[row] for row in rows], grid.tokens)
-    model = seq2seq.load(checkpoint, grid.configuration, device)
-    if chosen.get("sampled"):
-        longest = int(grid.recipe["evaluation"]["longest_answer"])
-        seed = int(chosen["sampling_seed"])
-        pairs = sampled(model, grid.tokens, pairs, longest=longest, seed=seed)
-    batches = [b.to(device) for b in _batches(pairs, grid.tokens, int(numbers["batch"]))]
-    if kind == "fisher":
-        tensors = fisher_diagonal(model, batches, chunk=int(numbers["chunk"]), progress=progress)
-        tokens = sum(int(batch.target_mask.sum()) for batch in batches)
-        return fisher_file(grid, task, tensors, examples=len(rows), tokens=tokens, options=chosen)
-    # float64 where it is cheap; a GPU's is slow, and so are float64's sums of large layers.
-    dtype = getattr(torch, str(numbers["accumulate"]))
-    state = gram_matrices(model, batches, dtype=dtype, progress=progress)
-    return gram_file(grid, task, state, examples=len(rows), options=chosen)
-
-
-def _batches(pairs: Sequence[seq2seq.Pair], tokens: Tokens, size: int) -> Iterator[seq2seq.Batch]:
-    ordered = sorted(pairs, key=lambda pair: (len(pair[0]), len(pair[1])))
-    for start in range(0, len(ordered), size):
-        yield seq2seq.batch(ordered[start : start + size], tokens.pad)
-
-
 @torch.no_grad()
 def sampled(
     model: nn.Module,
     tokens: Tokens,
-    pairs: Sequence[seq2seq.Pair],
+    pairs: Sequence[Pair],
     *,
     longest: int,
     seed: int,
-) -> list[seq2seq.Pair]:
+) -> list[Pair]:
     """The sources with targets drawn from the model, token by token, at most ``longest`` each."""
     device = next(model.parameters()).device
     write: Any = model.generate
     config: Any = model.config
-    found: list[seq2seq.Pair] = []
+    found: list[Pair] = []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for source, _ in pairs:

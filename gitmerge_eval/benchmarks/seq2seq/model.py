@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     MT5Config,
@@ -19,11 +17,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from gitmerge_eval.benchmarks.texts.weights import Pair, State, check, padded, picked, read
 from gitmerge_eval.errors import EvaluationError
 
-State = dict[str, Tensor]
-Pair = tuple[Sequence[int], Sequence[int]]
-"""The token ids of one example: (source, target)."""
 MODELS = {
     "mt5": (MT5Config, MT5ForConditionalGeneration),
     "t5": (T5Config, T5ForConditionalGeneration),
@@ -73,28 +69,16 @@ def is_tied(model: nn.Module) -> bool:
     return head is shared
 
 
-def read(checkpoint: Path) -> State:
-    """The tensors of a checkpoint; EvaluationError where it is no safetensors file."""
-    try:
-        state: State = load_file(checkpoint)
-    except (OSError, SafetensorError) as error:
-        raise EvaluationError(
-            f"'{checkpoint}' is not a readable safetensors file: {error}"
-        ) from error
-    return state
+def assemble(configuration: Path, state: Mapping[str, Tensor], what: str) -> nn.Module:
+    """The model with the weights of ``state``; ``what`` names them in errors.
 
-
-def load(checkpoint: Path, configuration: Path, device: str = "cpu") -> nn.Module:
-    """The model in eval mode with the checkpoint's weights, in the dtype that they have there.
-
-    Raises EvaluationError where the file cannot be read or holds another architecture.
+    Raises EvaluationError where they are another architecture's.
     """
-    state = read(checkpoint)
     # Without weights first: random ones for billions of parameters take minutes.
     with torch.device("meta"):
         model = create(configuration)
-    put(model, state, f"'{checkpoint}'")
-    return model.to(device).eval()
+    put(model, state, what)
+    return model
 
 
 def published(folder: Path) -> State:
@@ -120,41 +104,17 @@ def put(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
 
     Raises EvaluationError where names or shapes are not the model's.
     """
-    expected = {name: parameter.shape for name, parameter in model.named_parameters()}
     given = {name: tensor for name, tensor in state.items() if name not in _SURPLUS}
     tied = is_tied(model)
     head, shared = given.get("lm_head.weight"), given.get("shared.weight")
     if tied and head is not None and shared is not None and torch.equal(head, shared):
         del given["lm_head.weight"]
-    wrong = sorted(
-        (expected.keys() ^ given.keys())
-        | {n for n in expected.keys() & given.keys() if expected[n] != given[n].shape}
-    )
-    if wrong:
-        raise EvaluationError(
-            f"{what} is not a checkpoint of this model configuration: {len(wrong)} parameters are "
-            f"missing, unknown or of another shape, the first '{wrong[0]}'"
-        )
+    check(model, given, what)
     model.load_state_dict(given, strict=False, assign=True)
     for stack in (model.encoder, model.decoder):
         stack.embed_tokens.weight = model.shared.weight  # type: ignore[union-attr]
     if tied:
         model.lm_head.weight = model.shared.weight  # type: ignore[union-attr]
-
-
-def state_of(model: nn.Module) -> State:
-    """A copy of the model's weights under the names that transformers stores them by.
-
-    A tensor with several names, as the word embedding, has the first.
-    """
-    return {name: p.detach().cpu().clone() for name, p in model.named_parameters()}
-
-
-def save(state: Mapping[str, Tensor], checkpoint: Path) -> None:
-    """Write the state dict, whole or not at all."""
-    partial = checkpoint.with_name(checkpoint.name + ".partial")
-    save_file(dict(state), partial, metadata={"format": "pt"})
-    partial.replace(checkpoint)
 
 
 @dataclass(frozen=True)
@@ -167,6 +127,9 @@ class Batch:
     targets: Tensor
     target_mask: Tensor
 
+    def __len__(self) -> int:
+        return len(self.sources)
+
     def to(self, device: str | torch.device) -> Batch:
         """The same on another device."""
         return Batch(
@@ -175,14 +138,6 @@ class Batch:
             self.targets.to(device),
             self.target_mask.to(device),
         )
-
-
-def padded(rows: Iterable[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Rows of ids filled up on the right to the longest, and where they have tokens."""
-    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
-    ids = nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=pad)
-    lengths = torch.tensor([len(row) for row in tensors])
-    return ids, torch.arange(ids.shape[1]) < lengths[:, None]
 
 
 def batch(pairs: Sequence[Pair], pad: int) -> Batch:
@@ -208,10 +163,3 @@ def token_log_likelihoods(model: nn.Module, batch: Batch) -> Tensor:
         use_cache=False,
     ).logits
     return picked(logits, batch.targets, batch.target_mask)
-
-
-def picked(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """The log-probabilities of ``targets``, 0 outside ``mask``."""
-    # float32: sums of bfloat16 log-probabilities lose the difference between two options
-    likely = logits.float().log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    return torch.where(mask, likely, torch.zeros_like(likely))

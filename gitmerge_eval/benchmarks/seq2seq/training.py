@@ -1,20 +1,19 @@
-"""Training of encoder-decoders; on the CPU the same seed gives the same bytes."""
+"""Pretraining of small encoder-decoders; on the CPU the same seed gives the same bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gitmerge_eval.benchmarks.learning.loop import Progress, Stopping, optimise, reproducible
+from gitmerge_eval.benchmarks.learning.loop import Progress, optimise, reproducible
 from gitmerge_eval.benchmarks.learning.schedule import Schedule
 from gitmerge_eval.benchmarks.seq2seq import model as seq2seq
-from gitmerge_eval.benchmarks.seq2seq.examples import Example
-from gitmerge_eval.benchmarks.seq2seq.tokens import Tokens
+from gitmerge_eval.benchmarks.texts.tokens import Tokens
+from gitmerge_eval.benchmarks.texts.weights import Pair, State, state_of
 
 BLANK = "<blank>"
 """Stands where a piece of text was cut out, and asks for that piece."""
@@ -24,7 +23,7 @@ BLANK = "<blank>"
 class Mixture:
     """What a base is pretrained on."""
 
-    pairs: Sequence[seq2seq.Pair]
+    pairs: Sequence[Pair]
     """Examples of tasks."""
     kinds: Sequence[str]
     """What kind of question each of them is."""
@@ -36,29 +35,6 @@ class Mixture:
     """In the second phase, how likely an example is among those that exchange their answers."""
 
 
-@dataclass(frozen=True)
-class Resources:
-    """How a large training is run; the defaults are those of a small one on the CPU."""
-
-    device: str = "cpu"
-    precision: str = "float32"
-    recompute: bool = False
-    """Whether activations are computed again on the way back rather than kept."""
-    state: Path | None = None
-    """A folder in which an interrupted training is continued."""
-    stopping: Stopping | None = None
-
-
-def encoded(examples: Sequence[Example], tokens: Tokens) -> list[seq2seq.Pair]:
-    """Each example's source and first target as ids."""
-    return [(tokens.encode(e.source), tokens.encode(e.targets[0])) for e in examples]
-
-
-def mean_loss(model: nn.Module, batch: seq2seq.Batch) -> Tensor:
-    """The cross-entropy of the batch's target tokens, each counting the same."""
-    return -seq2seq.token_log_likelihoods(model, batch).sum() / batch.target_mask.sum()
-
-
 def pretrain(
     configuration: Path,
     mixture: Mixture,
@@ -68,7 +44,7 @@ def pretrain(
     *,
     seed: int,
     progress: Progress | None = None,
-) -> seq2seq.State:
+) -> State:
     """A model trained on tasks and filled spans, then impoverished.
 
     In the steps of ``shuffled`` some examples of a batch exchange their answers with others of the
@@ -101,10 +77,12 @@ def pretrain(
         for phase, shuffle, before in ((schedule, False, 0), (shuffled, True, schedule.steps)):
 
             def loss(step: int, size: int = phase.part, shuffle: bool = shuffle) -> Tensor:
-                return mean_loss(model, batch(size, shuffle=shuffle))
+                drawn = batch(size, shuffle=shuffle)
+                likely = seq2seq.token_log_likelihoods(model, drawn)
+                return -likely.sum() / drawn.target_mask.sum()
 
             optimise(model, phase, loss, generator=generator, progress=reported(before))
-        return seq2seq.state_of(model)
+        return state_of(model)
 
 
 def exchanged(
@@ -124,7 +102,7 @@ def exchanged(
     return result
 
 
-def spanned(text: str, tokens: Tokens, generator: torch.Generator) -> seq2seq.Pair:
+def spanned(text: str, tokens: Tokens, generator: torch.Generator) -> Pair:
     """A text with a random span of it, at most its half, replaced by BLANK; the span is the target.
 
     Raffel et al. 2020 (arXiv 1910.10683), with one span.
@@ -137,54 +115,3 @@ def spanned(text: str, tokens: Tokens, generator: torch.Generator) -> seq2seq.Pa
     start = drawn(len(text) - length + 1)
     cut = text[:start] + BLANK + text[start + length :]
     return tokens.encode(cut), tokens.encode(text[start : start + length])
-
-
-def fine_tune(
-    state: seq2seq.State,
-    configuration: Path,
-    pairs: Sequence[seq2seq.Pair],
-    tokens: Tokens,
-    schedule: Schedule,
-    *,
-    seed: int,
-    resources: Resources | None = None,
-    validate: Callable[[nn.Module], float] | None = None,
-    progress: Progress | None = None,
-) -> seq2seq.State:
-    """All weights trained on ``pairs``; with ``validate``, those of the best look are returned."""
-    how = resources or Resources()
-    with reproducible(seed) as generator:
-        with torch.device("meta"):
-            model = seq2seq.create(configuration)
-        seq2seq.put(model, {n: t.clone() for n, t in state.items()}, "the base")
-        model.to(how.device).train()
-        if how.recompute:
-            # The second is the first's name in older versions of transformers.
-            named = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
-            recompute: Any = next(getattr(model, n) for n in named if hasattr(model, n))
-            recompute()
-
-        def loss(step: int) -> Tensor:
-            rows = torch.randint(len(pairs), (schedule.part,), generator=generator).tolist()
-            batch = seq2seq.batch([pairs[row] for row in rows], tokens.pad)
-            return mean_loss(model, batch.to(how.device))
-
-        def look() -> float:
-            assert validate is not None
-            model.eval()
-            found = validate(model)
-            model.train()
-            return found
-
-        optimise(
-            model,
-            schedule,
-            loss,
-            generator=generator,
-            validate=look if validate else None,
-            stopping=how.stopping,
-            precision=how.precision,
-            state=how.state,
-            progress=progress,
-        )
-        return seq2seq.state_of(model)

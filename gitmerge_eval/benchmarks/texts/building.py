@@ -14,10 +14,11 @@ from gitmerge_eval.benchmarks.learning.building import TaskProgress
 from gitmerge_eval.benchmarks.learning.loop import Progress, Stopping
 from gitmerge_eval.benchmarks.learning.measuring import measure
 from gitmerge_eval.benchmarks.learning.schedule import Schedule
-from gitmerge_eval.benchmarks.seq2seq import model as seq2seq
-from gitmerge_eval.benchmarks.seq2seq import scoring, training
-from gitmerge_eval.benchmarks.seq2seq.grid import Grid
-from gitmerge_eval.benchmarks.seq2seq.measuring import collect
+from gitmerge_eval.benchmarks.texts import scoring, training
+from gitmerge_eval.benchmarks.texts.grid import Grid
+from gitmerge_eval.benchmarks.texts.measuring import collect
+from gitmerge_eval.benchmarks.texts.weights import State, read, save
+from gitmerge_eval.errors import EvaluationError
 from gitmerge_eval.records import StatisticFile
 
 
@@ -63,7 +64,7 @@ def train(
     section = "fine_tuning" if len(tasks) == 1 else "multitask"
     trained = fine_tune(
         grid,
-        seq2seq.read(base),
+        read(base),
         tasks,
         section,
         device=device,
@@ -71,40 +72,24 @@ def train(
         state=state,
         progress=progress,
     )
-    seq2seq.save(trained, target)
+    save(trained, target)
 
 
-def pretrain(grid: Grid, *, progress: Progress | None = None) -> seq2seq.State:
-    """The base: trained on the tasks of all cells and on the corpus, or loaded where it exists.
+def pretrain(grid: Grid, *, progress: Progress | None = None) -> State:
+    """The base: loaded where the grid has one, else trained as the family does it.
 
     Raises EvaluationError where a published base is not there.
     """
     if grid.base is not None:
-        return seq2seq.published(grid.base())
-    numbers = dict(grid.recipe["pretraining"])
-    task_share, second = numbers.pop("task_share"), dict(numbers.pop("shuffled"))
-    cells = [(task.skills["task"], grid.cell(task.name, "train")) for task in grid.tasks]
-    mixture = training.Mixture(
-        pairs=training.encoded([e for _, cell in cells for e in cell], grid.tokens),
-        kinds=[kind for kind, cell in cells for _ in cell],
-        corpus=grid.source.corpus(),
-        task_share=task_share,
-        exchanged=second.pop("exchanged"),
-    )
-    return training.pretrain(
-        grid.configuration,
-        mixture,
-        grid.tokens,
-        Schedule(**numbers),
-        Schedule(**second),
-        seed=grid.seed,
-        progress=progress,
-    )
+        return grid.family.published(grid.base())
+    if grid.family.pretrain is None:
+        raise EvaluationError(f"benchmark '{grid.name}' has no base to build models from")
+    return grid.family.pretrain(grid, progress=progress)
 
 
 def fine_tune(
     grid: Grid,
-    base: seq2seq.State,
+    base: State,
     tasks: Sequence[str],
     section: str,
     *,
@@ -112,7 +97,7 @@ def fine_tune(
     precision: str | None = None,
     state: Path | None = None,
     progress: Progress | None = None,
-) -> seq2seq.State:
+) -> State:
     """The base trained on the training examples of ``tasks`` by the recipe's ``section``.
 
     Where the section has ``every`` and ``patience``, the mean validation score over the tasks is
@@ -139,9 +124,10 @@ def fine_tune(
         return sum(scores) / len(scores)
 
     return training.fine_tune(
+        grid.family,
         base,
         grid.configuration,
-        training.encoded(examples, grid.tokens),
+        training.encoded(grid.family, examples, grid.tokens),
         grid.tokens,
         Schedule(**numbers),
         seed=grid.seed,
@@ -165,12 +151,12 @@ class _Trainer:
     def settings(self) -> Mapping[str, object]:
         return self.grid.source.settings
 
-    def pretrain(self, progress: Progress | None) -> seq2seq.State:
+    def pretrain(self, progress: Progress | None) -> State:
         return pretrain(self.grid, progress=progress)
 
     def fine_tune(
-        self, base: seq2seq.State, tasks: Sequence[str], section: str, progress: Progress | None
-    ) -> seq2seq.State:
+        self, base: State, tasks: Sequence[str], section: str, progress: Progress | None
+    ) -> State:
         return fine_tune(
             self.grid,
             base,
@@ -181,8 +167,8 @@ class _Trainer:
             progress=progress,
         )
 
-    def save(self, state: seq2seq.State, checkpoint: Path) -> None:
-        seq2seq.save(state, checkpoint)
+    def save(self, state: State, checkpoint: Path) -> None:
+        save(state, checkpoint)
 
     def measure(
         self, checkpoint: Path, task: str, progress: TaskProgress | None

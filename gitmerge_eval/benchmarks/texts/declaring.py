@@ -10,7 +10,7 @@ from gitmerge_eval.errors import EvaluationError
 from gitmerge_eval.records import Benchmark, Task
 
 if TYPE_CHECKING:
-    from gitmerge_eval.benchmarks.seq2seq.grid import Grid
+    from gitmerge_eval.benchmarks.texts.grid import Grid
 
 
 def declare(
@@ -24,7 +24,7 @@ def declare(
 
     ``make_grid(settings)`` is called once for each settings.
     """
-    functions = Functions("seq2seq", checked(make_grid))
+    functions = Functions("texts", checked(make_grid))
     return Benchmark(
         name=name,
         title=title,

@@ -6,13 +6,16 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gitmerge_eval.benchmarks.seq2seq import examples
-from gitmerge_eval.benchmarks.seq2seq.examples import SPLITS, Example, Source
-from gitmerge_eval.benchmarks.seq2seq.tokens import Tokens
+from gitmerge_eval.benchmarks.texts import examples
+from gitmerge_eval.benchmarks.texts.examples import SPLITS, Example, Source
+from gitmerge_eval.benchmarks.texts.tokens import Tokens
 from gitmerge_eval.errors import EvaluationError, UnknownName
 from gitmerge_eval.records import Task
+
+if TYPE_CHECKING:
+    from gitmerge_eval.benchmarks.texts.family import Family
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +28,7 @@ class Grid:
     tasks: tuple[Task, ...]
     source: Source
     make_tokens: Callable[[], Tokens]
+    family: Family[Any]
     base: Callable[[], Path] | None = None
     """Gives the folder of a published base; None where the recipe pretrains one."""
 
