@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from gitmerge_eval.statistics.gram import GramState, update
 
 _PRODUCTS = {torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__}
+_PRODUCTS_WITH_BIAS = {torch.addmm, Tensor.addmm}
 
 
 class Recorder(TorchFunctionMode):
@@ -48,6 +49,9 @@ class Recorder(TorchFunctionMode):
             self._add(*_arguments(("input", "weight"), args, given), axis=1)
         elif func in _PRODUCTS:
             self._add(*_arguments(("input", "other"), args, given), axis=0)
+        elif func in _PRODUCTS_WITH_BIAS:
+            # GPT-2's layers: bias + x @ weight, with the weight as (in, out).
+            self._add(*_arguments(("input", "mat1", "mat2"), args, given)[1:], axis=0)
         elif func in (torch.conv2d, functional.conv2d):
             self._convolution(args, given)
         return func(*args, **given)
@@ -57,12 +61,16 @@ class Recorder(TorchFunctionMode):
         if name is None:
             return
         if name in self.masks:
-            if inputs.shape[:-1] != self.masks[name].shape:
+            mask = self.masks[name]
+            if inputs.dim() == 2:
+                # Batch and sequence in one axis, as GPT-2's layers see them.
+                mask = mask.flatten()
+            if inputs.shape[:-1] != mask.shape:
                 raise ValueError(
                     f"the mask of '{name}' has the shape {tuple(self.masks[name].shape)}, its "
                     f"inputs {tuple(inputs.shape)}"
                 )
-            inputs = inputs[self.masks[name]]
+            inputs = inputs[mask]
         elif self.mask is not None and inputs.shape[:-1] == self.mask.shape:
             inputs = inputs[self.mask]
         update(self.state, name, inputs, dtype=self._dtype, axis=axis)

@@ -70,7 +70,8 @@ def recording(
     linear maps of the flattened patch. The recorder's ``mask`` may be set to a boolean tensor of
     the inputs' leading shape: only tokens where it is true count. ``masks`` has one of its own for
     each parameter named there, for models whose layers see different tokens, as an encoder's and
-    a decoder's do; ValueError where its shape is not that of the parameter's inputs.
+    a decoder's do; ValueError where its shape is not that of the parameter's inputs, whose batch
+    and sequence may be one axis.
     """
     import torch
 

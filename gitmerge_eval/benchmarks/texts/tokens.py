@@ -15,6 +15,15 @@ class Tokens(Protocol):
 
     pad: int
     """The id that fills up shorter rows."""
+    end: int
+    """The id of the end of text."""
+    begin: tuple[int, ...]
+    """What a text for a decoder-only model begins with: the begin of text, or nothing."""
+    longest: int | None
+    """The number of tokens that a text is cut to; None where it is not."""
+
+    def plain(self, text: str) -> list[int]:
+        """The text's ids alone, however many they are."""
 
     def encode(self, text: str) -> list[int]:
         """The text's ids, the end-of-text token last."""
@@ -33,6 +42,8 @@ class CharacterTokens:
     """
 
     pad, end, unknown = 0, 1, 2
+    begin: tuple[int, ...] = ()
+    longest: int | None = None
 
     def __init__(self, markers: Iterable[str], characters: Iterable[str]) -> None:
         self._markers = tuple(markers)
@@ -46,10 +57,13 @@ class CharacterTokens:
         """How many ids there are."""
         return len(self._names)
 
+    def plain(self, text: str) -> list[int]:
+        """The text's ids alone."""
+        return [self._ids.get(part, self.unknown) for part in self._parts.findall(text)]
+
     def encode(self, text: str) -> list[int]:
         """The text's ids, the end-of-text token last."""
-        found = [self._ids.get(part, self.unknown) for part in self._parts.findall(text)]
-        return [*found, self.end]
+        return [*self.plain(text), self.end]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids up to the first end of text; markers are left out, and so are ids that a
@@ -85,20 +99,39 @@ class PretrainedTokens:
                 f"the tokenizer of '{name}' cannot be loaded ({str(error).splitlines()[0]}); name "
                 "a folder that has it with the setting 'weights' in benchmark.toml"
             ) from error
-        self.pad = int(self._tokenizer.pad_token_id)
-        self._longest = longest
+        end, pad = self._tokenizer.eos_token_id, self._tokenizer.pad_token_id
+        if end is None:
+            raise EvaluationError(
+                f"the tokenizer of '{name}' has no end-of-text token, by which a model stops; set "
+                "its 'eos_token' and save it again"
+            )
+        self.end = int(end)
+        # Decoder-only models are mostly published without one; what pads is never looked at.
+        self.pad = self.end if pad is None else int(pad)
+        first = self._tokenizer.bos_token_id
+        empty = self._tokenizer.encode("")
+        self.begin: tuple[int, ...] = (int(first),) if first is not None and first in empty else ()
+        self.longest: int | None = longest
+
+    @property
+    def published(self) -> Any:
+        """The tokenizer itself, as transformers has it."""
+        return self._tokenizer
+
+    def plain(self, text: str) -> list[int]:
+        """The text's ids alone, however many they are."""
+        found: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return found
 
     def encode(self, text: str) -> list[int]:
         """The text's ids, the end-of-text token last."""
-        end = int(self._tokenizer.eos_token_id)
-        found: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
-        return [*found[: self._longest - 1], end]
+        found = self.plain(text)
+        return [*(found if self.longest is None else found[: self.longest - 1]), self.end]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids up to the first end of text; special tokens are left out."""
         found = list(ids)
-        end = self._tokenizer.eos_token_id
-        kept = found[: found.index(end)] if end in found else found
+        kept = found[: found.index(self.end)] if self.end in found else found
         text: str = self._tokenizer.decode(kept, skip_special_tokens=True)
         return text
 
