@@ -169,8 +169,9 @@ def _benchmark(text: bytes, where: str) -> BenchmarkDeclaration:
     for key in values:
         if key not in ("name", "settings"):
             raise EvaluationError(
-                f"{where} has '{key}' and no 'family'; add 'family = \"open_clip\"' or "
-                "'\"transformers\"' to declare a benchmark of your own, or leave it out"
+                f"{where} has '{key}' and no 'family'; add 'family = \"open_clip\"', "
+                "'\"transformers\"' or '\"causal-lm\"' to declare a benchmark of your own, or "
+                "leave it out"
             )
     return BenchmarkDeclaration(name, settings)
 

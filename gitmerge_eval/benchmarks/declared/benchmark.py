@@ -8,24 +8,31 @@ from pathlib import Path
 from typing import Any
 
 from gitmerge_eval import benchmarks
-from gitmerge_eval.benchmarks.declared import clip_family, text_family
+from gitmerge_eval.benchmarks.declared import causal_family, clip_family, text_family
 from gitmerge_eval.benchmarks.declared.cells import axes_of, tasks_of
 from gitmerge_eval.benchmarks.declared.clip_family import Declared
 from gitmerge_eval.benchmarks.declared.table import Table
 from gitmerge_eval.records import Benchmark, canonical_json
 
-FAMILIES = {"open_clip": clip_family, "transformers": text_family}
+FAMILIES = {
+    "open_clip": clip_family,
+    "transformers": text_family,
+    "causal-lm": causal_family,
+}
 KEYS = ("name", "title", "family", "metric", "axes", "tasks", "data", "prompts", "settings")
 TRAINING_KEYS = ("fine_tuning", "multitask", "stopping", "statistics")
 VERSION = 1
 """Raised when the same declaration and data may score differently."""
 
 
-def benchmark(values: Mapping[str, Any], where: str, folder: Path | None) -> Benchmark:
+def benchmark(
+    values: Mapping[str, Any], where: str, folder: Path | None, harness: Path | None = None
+) -> Benchmark:
     """The benchmark that a ``benchmark.toml`` with a 'family' declares.
 
     ``folder`` is the user's data folder, None where none is configured: what needs data then says
-    so. Raises EvaluationError for whatever is wrong in the declaration.
+    so. ``harness`` is the folder with the user's own tasks for lm-eval, which are code.
+    Raises EvaluationError for whatever is wrong in the declaration.
     """
     table = Table(values, where)
     chosen = table.text("family")
@@ -39,8 +46,9 @@ def benchmark(values: Mapping[str, Any], where: str, folder: Path | None) -> Ben
             f"'name' is '{name}', which is an installed benchmark; give yours another name"
         )
     axes = axes_of(table.table("axes", needed=True))
-    tasks = tasks_of(table.table("tasks", needed=True), axes, _metric(table, axes, family.METRICS))
-    functions = family.functions(table, Declared(name, axes, tasks, folder))
+    metric = _metric(table, axes, family.metrics(table))
+    tasks = tasks_of(table.table("tasks", needed=True), axes, metric)
+    functions = family.functions(table, Declared(name, axes, tasks, folder, harness))
     metrics = tuple(dict.fromkeys(task.metric for task in tasks))
     return Benchmark(
         name=name,
@@ -48,23 +56,25 @@ def benchmark(values: Mapping[str, Any], where: str, folder: Path | None) -> Ben
         axes=axes,
         tasks=tasks,
         metric="; ".join(metrics),
-        evaluator_version=f"declared {VERSION} {_digest(values)}",
+        evaluator_version=f"declared {VERSION} {_digest(values)}{functions.evaluator}",
         evaluate=functions.evaluate,
         fingerprint=functions.fingerprint,
         collect=functions.collect,
-        train=functions.train,
+        train=functions.train if "fine_tuning" in values else None,
         reference="benchmark.toml",
     )
 
 
 def _metric(
-    table: Table, axes: Mapping[str, Sequence[str]], known: Sequence[str]
+    table: Table, axes: Mapping[str, Sequence[str]], known: Sequence[str] | None
 ) -> Callable[[Mapping[str, str]], str]:
     def metric(skills: Mapping[str, str]) -> str:
         found = text_family.by_axis(table, "metric", axes, skills)
-        if found not in known:
+        if known is not None and found not in known:
             raise table.unknown("metric", found, known)
-        return str(found)
+        if not isinstance(found, str) or not found:
+            raise table.error(f"'metric' is {found!r}; give the name of a metric")
+        return found
 
     return metric
 

@@ -27,6 +27,11 @@ KEYS = ("model", "classes")
 DATA_KEYS = ("path", "splits", "shares", "dataset", "configuration", "where", "image", "label")
 
 
+def metrics(table: Table) -> tuple[str, ...]:
+    """The metrics that tasks may have."""
+    return METRICS
+
+
 @dataclass(frozen=True)
 class Declared:
     """What all that is below needs of a declaration."""
@@ -36,6 +41,8 @@ class Declared:
     tasks: tuple[Task, ...]
     folder: Path | None
     """The user's data folder."""
+    harness: Path | None = None
+    """The folder with the user's own tasks for lm-eval."""
 
 
 def functions(table: Table, of: Declared) -> Functions:

@@ -1,8 +1,9 @@
-"""The family 'transformers': encoder-decoders that answer texts with texts."""
+"""The family 'transformers', encoder-decoders that answer texts with texts, and what it shares."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,12 +23,19 @@ from gitmerge_eval.errors import EvaluationError
 from gitmerge_eval.records import Task
 
 if TYPE_CHECKING:
+    from gitmerge_eval.benchmarks.texts.examples import Source
     from gitmerge_eval.benchmarks.texts.grid import Grid
     from gitmerge_eval.benchmarks.texts.tokens import Tokens
 
 KEYS = ("model", "tokenizer", "evaluation")
 DATA_KEYS = ("path", "splits", "shares", "dataset", "configuration", "where", "target", "options")
-__all__ = ["KEYS", "METRICS", "by_axis", "functions"]
+SourceOf = Callable[[int], "Source"]
+"""``source(seed)``."""
+
+
+def metrics(table: Table) -> tuple[str, ...]:
+    """The metrics that tasks may have."""
+    return METRICS
 
 
 def by_axis(
@@ -106,64 +114,83 @@ class TextRows:
         return ()
 
 
-def functions(table: Table, of: Declared) -> Functions:
-    """The benchmark's functions; the declaration is checked now, the data when they are read."""
-    data = table.table("data", needed=True)
-    data.check_keys(DATA_KEYS)
+def functions(
+    table: Table, of: Declared, family: str = "seq2seq", *, source: SourceOf | None = None
+) -> Identified:
+    """The benchmark's functions; the declaration is checked now, the data when they are read.
+
+    ``family`` is a package beside this one; ``source`` goes before the table ``data``.
+    """
     model = table.text("model")
     places.check_path(model, table, "model", ())
-    prompts = table.table("prompts", needed=True)
-    prompts.check_keys(("source",))
-    questions = {task.name: _question(prompts, data, of, task) for task in of.tasks}
+    rows = source or source_of(table, of)
     tokenizer = _tokenizer(table)
-    recipe = _recipe(table, model)
-    rows_of(data, of.folder, of.axes, 0)
+    recipe = _recipe(table, model, trained=source is None)
 
     def grid(settings: Mapping[str, Any]) -> Grid:
-        from gitmerge_eval.benchmarks.seq2seq.family import FAMILY
         from gitmerge_eval.benchmarks.texts.grid import Grid
 
         seed = seed_of(settings)
         _check_configuration(places.located(of.folder, model))
         assert of.folder is not None
-        source = TextRows(
-            rows_of(data, of.folder, of.axes, seed), questions, settings={"seed": seed}
-        )
         return Grid(
             of.name,
             recipe,
             of.folder,
             of.tasks,
-            source,
+            rows(seed),
             lambda: _tokens(tokenizer, of.folder),
-            FAMILY,
+            importlib.import_module(f"gitmerge_eval.benchmarks.{family}.family").FAMILY,
         )
 
-    return _Identified(grid, of.folder, (model, tokenizer.values.get("folder")))
+    def files() -> Sequence[Path]:
+        paths = (model, tokenizer.values.get("folder"))
+        return [places.located(of.folder, path) for path in paths if path]
+
+    return Identified(checked(grid), files)
 
 
-class _Identified(Functions):
+def source_of(table: Table, of: Declared, *, scored: bool = True) -> SourceOf:
+    """The rows of the table ``data``, as the prompts ask about them.
+
+    Only where they are ``scored`` are there options to choose from.
+    """
+    data = table.table("data", needed=True)
+    data.check_keys(DATA_KEYS)
+    prompts = table.table("prompts", needed=True)
+    prompts.check_keys(("source",))
+    questions = {task.name: _question(prompts, data, of, task, scored) for task in of.tasks}
+    rows_of(data, of.folder, of.axes, 0)
+    return lambda seed: TextRows(
+        rows_of(data, of.folder, of.axes, seed), questions, settings={"seed": seed}
+    )
+
+
+class Identified(Functions):
     """Fingerprints that cover configuration and tokenizer, too."""
 
     def __init__(
-        self, grid: Callable[[Mapping[str, Any]], Grid], folder: Path | None, paths: Sequence[Any]
+        self, grid: Callable[[Mapping[str, Any]], Grid], files: Callable[[], Sequence[Path]]
     ) -> None:
-        super().__init__("texts", checked(grid))
-        self._folder, self._paths = folder, paths
+        super().__init__("texts", grid)
+        self.files = files
 
     def fingerprint(self, task: str, split: str, settings: Mapping[str, Any] | None = None) -> str:
         """A digest of the cell's texts and of the files that they are read with."""
-        digest = hashlib.sha256(super().fingerprint(task, split, settings).encode())
-        for path in filter(None, self._paths):
-            there = places.located(self._folder, path)
+        digest = hashlib.sha256(self.cell_fingerprint(task, split, settings).encode())
+        for there in self.files():
             files = sorted(there.iterdir()) if there.is_dir() else [there]
             for file in files:
                 if file.is_file():
                     digest.update(hashlib.sha256(file.read_bytes()).digest())
         return digest.hexdigest()
 
+    def cell_fingerprint(self, task: str, split: str, settings: Mapping[str, Any] | None) -> str:
+        """A digest of the cell's texts alone."""
+        return super().fingerprint(task, split, settings)
 
-def _question(prompts: Table, data: Table, of: Declared, task: Task) -> Question:
+
+def _question(prompts: Table, data: Table, of: Declared, task: Task, scored: bool) -> Question:
     source = by_axis(prompts, "source", of.axes, task.skills)
     target = by_axis(data, "target", of.axes, task.skills)
     for key, value, table in (("source", source, prompts), ("target", target, data)):
@@ -171,7 +198,7 @@ def _question(prompts: Table, data: Table, of: Declared, task: Task) -> Question
             raise table.error(f"'{key}' of {task.name} is {value!r}; give a text")
     places.check_template(source, prompts, "source")
     options: Any = ()
-    if task.metric == ACCURACY:
+    if scored and task.metric == ACCURACY:
         options = by_axis(data, "options", of.axes, task.skills)
         if not isinstance(options, list) or not all(isinstance(o, str) and o for o in options):
             raise data.error(
@@ -181,15 +208,18 @@ def _question(prompts: Table, data: Table, of: Declared, task: Task) -> Question
     return Question(source, target, tuple(options))
 
 
-def _recipe(table: Table, model: str) -> dict[str, Any]:
+def _recipe(table: Table, model: str, *, trained: bool) -> dict[str, Any]:
     evaluation = table.table("evaluation")
     evaluation.check_keys(("batch", "longest_answer"))
-    fine_tuning = _training(table, "fine_tuning")
+    training: dict[str, Any] = {}
+    if trained or "fine_tuning" in table.values:
+        own = _training(table, "fine_tuning")
+        several = _training(table, "multitask") if "multitask" in table.values else own
+        training = {"fine_tuning": own, "multitask": several}
     statistics = {"split": "train", "batch": 16, "chunk": 8, "accumulate": "float64"}
     return {
         "model": model,
-        "fine_tuning": fine_tuning,
-        "multitask": _training(table, "multitask") if "multitask" in table.values else fine_tuning,
+        **training,
         "statistics": statistics | numbers.statistics(table.table("statistics")),
         "evaluation": {
             "batch": evaluation.number("batch", 32, int, 1),

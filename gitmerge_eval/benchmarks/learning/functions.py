@@ -27,6 +27,11 @@ class Functions:
         self._grid_of = grid_of
         self._grids: dict[str, Any] = {}
 
+    @property
+    def evaluator(self) -> str:
+        """What the evaluator's version says of a program that is not ours; begins with a blank."""
+        return ""
+
     def grid(self, settings: Settings | None) -> Any:
         """The grid of what ``benchmark.toml`` says."""
         given = {key: value for key, value in (settings or {}).items() if key != "name"}

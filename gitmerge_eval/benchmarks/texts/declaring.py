@@ -41,7 +41,7 @@ def declare(
     )
 
 
-def need(*modules: str) -> None:
+def need(*modules: str, extra: str = "language") -> None:
     """Check that the extra's packages are there; EvaluationError says what to install."""
     import importlib.util
 
@@ -54,7 +54,7 @@ def need(*modules: str) -> None:
     missing = [module for module in modules if absent(module)]
     if missing:
         raise EvaluationError(
-            f"this benchmark needs {', '.join(missing)}: pip install 'gitmerge-eval[language]'"
+            f"this benchmark needs {', '.join(missing)}: pip install 'gitmerge-eval[{extra}]'"
         )
 
 
