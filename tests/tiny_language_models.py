@@ -60,9 +60,9 @@ options = { axis = "task", parity = ["even", "odd"], size = ["low", "rather high
 source = { axis = "task", parity = "{words} is ", size = "How much is {words}? " }
 
 [fine_tuning]
-steps = 40
+steps = 80
 batch = 8
-rate = 1e-2
+rate = 3e-3
 """
 HARNESS = """
 name = "numbers"
@@ -85,9 +85,9 @@ longest = 48
 task = "numbers_{task}_{language}"
 
 [fine_tuning]
-steps = 40
+steps = 80
 batch = 8
-rate = 1e-2
+rate = 3e-3
 """
 
 

@@ -128,6 +128,13 @@ def test_a_tie_is_the_configurations(tmp_path):
     assert causal.tied_names(FAMILY.assemble(apart, both, "it")) == ("", "")
 
 
+def test_a_model_whose_tensors_transformers_renames_is_refused(tmp_path):
+    config = AutoConfig.for_model("mixtral", **ROTARY, num_local_experts=2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(EvaluationError, match=r"not a checkpoint.*experts\.0\.w1"):
+        FAMILY.load(tmp_path / "model.safetensors", tmp_path / "config.json")
+
+
 def test_old_files_of_gpt2_have_masks_and_a_bare_model_is_explained(tmp_path):
     file = configuration(tmp_path, "gpt2")
     state = weights.state_of(made(tmp_path, "gpt2"))

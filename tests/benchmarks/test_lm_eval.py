@@ -1,14 +1,18 @@
 """lm-evaluation-harness as evaluator: its scores are ours by hand, and it runs nobody's code."""
 
+import functools
 import json
 import os
 import random
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tiny_language_models import CELLS, HARNESS, OPTIONS, harness_tasks, lay_out, prompt, questions
 
+from gitmerge_eval.benchmarks.causal import harness as harness_module
 from gitmerge_eval.benchmarks.causal import model as causal
 from gitmerge_eval.benchmarks.causal.family import FAMILY
 from gitmerge_eval.benchmarks.causal.harness import Asked, Harness, Settings, _Reporting, apart
@@ -139,6 +143,42 @@ def test_training_examples_are_lm_evals_with_its_prompts(loaded):
     ]
 
 
+def test_a_group_of_tasks_has_lm_evals_mean_and_shots_come_before_the_question(loaded, tmp_path):
+    model, tokens, tasks = loaded
+    for file in tasks.glob("*.yaml"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "group.yaml").write_text(
+        "group: numbers\ntask: [numbers_parity_en, numbers_size_de]\n"
+        "aggregate_metric_list: [{metric: acc, aggregation: mean, weight_by_size: true}]\n"
+    )
+    several = {"all": Asked("numbers", "acc"), "a": asked("parity-en"), "b": asked("size-de")}
+    found = Harness(several, Settings(), tmp_path).evaluate(
+        model, tokens.published, list(several), split="test"
+    )
+    assert found["all"] == pytest.approx((found["a"] + found["b"]) / 2)
+    assert len(Harness(several, Settings(), tmp_path).examples("all")) == 16
+    harness = Harness(several, Settings(shots=2), tmp_path)
+    harness.evaluate(model, tokens.published, ["a"], split="test")
+    (own,) = harness._tasks("a", "test")["tasks"].values()
+    contexts = {instance.args[0] for instance in own.instances}
+    assert all(context.count(" is") == 3 for context in contexts)
+    assert harness.fingerprint("a", "test") == Harness(
+        several, Settings(shots=2), tmp_path
+    ).fingerprint("a", "test")
+
+
+def test_percentages_are_taken_as_they_are(loaded):
+    model, tokens, tasks = loaded
+    found = [
+        Harness({"a": asked("size-de")}, Settings(percent=percent), tasks).evaluate(
+            model, tokens.published, ["a"], split="test"
+        )["a"]
+        for percent in (False, True)
+    ]
+    assert found[0] == pytest.approx(100 * found[1])
+    assert found[1] > 0
+
+
 def test_the_validation_split_is_another(loaded, tmp_path):
     model, tokens, tasks = loaded
     own = tmp_path / "own"
@@ -218,7 +258,9 @@ def planted(folder):
 def test_a_task_of_the_working_directory_is_not_known(tmp_path, monkeypatch):
     planted(tmp_path)
     monkeypatch.chdir(tmp_path)
-    # Looked for among all tasks that lm-eval brings, which takes it some seconds, once.
+    # Without the tasks that lm-eval brings, which takes it a quarter of a minute to list.
+    few = functools.partial(harness_module.TaskManager, include_defaults=False)
+    monkeypatch.setattr(harness_module, "TaskManager", few)
     names = ("evil.yaml", "evil", "evil*", "./evil.yaml")
     harness = Harness({name: Asked(name, "acc") for name in names}, Settings(), None)
     for name in names:
@@ -272,6 +314,15 @@ def test_own_tasks_are_not_taken_from_the_repository(tmp_path, monkeypatch):
             harness_folder(repository)
     repository.run("config", "merge-eval.lm-eval-tasks", str(outside))
     assert harness_folder(repository) == outside.resolve()
+
+
+def test_the_guides_declarations_are_whole():
+    text = (Path(__file__).parents[2] / "docs/guide.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    found = [benchmark(tomllib.loads(b), "the guide", None) for b in blocks if "causal-lm" in b]
+    assert [made.name for made in found] == ["two-skills", "reasoning"]
+    assert all(made.train for made in found)
+    assert "lm-eval" in found[1].evaluator_version
 
 
 # --- declarations --------------------------------------------------------------------------------
