@@ -1,4 +1,7 @@
-"""Fisher and Gram statistics of a decoder-only model, of all its weights; padding never counts."""
+"""Fisher and Gram statistics of a decoder-only model's weights; padding never counts.
+
+Of those that require a gradient: all, unless an adapter changes a few.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ def fisher_diagonal(
 
     state = fisher.FisherState()
     total = sum(len(batch) for batch in batches)
-    parameters = dict(model.named_parameters())
+    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     for batch in batches:
         fisher.update(state, loss, parameters, (batch.ids, batch.target_mask), chunk=chunk)
         if progress:
@@ -59,7 +62,7 @@ def gram_matrices(
 
     An output layer that is the word embedding too has no matrix.
     """
-    watched = dict(model.named_parameters())
+    watched = {n: p for n, p in model.named_parameters() if p.requires_grad}
     total = sum(len(batch) for batch in batches)
     done = 0
     with gram.recording(watched, dtype=dtype) as recorder:

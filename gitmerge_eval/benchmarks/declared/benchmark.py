@@ -12,6 +12,7 @@ from gitmerge_eval.benchmarks.declared import causal_family, clip_family, text_f
 from gitmerge_eval.benchmarks.declared.cells import axes_of, tasks_of
 from gitmerge_eval.benchmarks.declared.clip_family import Declared
 from gitmerge_eval.benchmarks.declared.table import Table
+from gitmerge_eval.checkpoints.lora import CONFIGURATION, FILE
 from gitmerge_eval.records import Benchmark, canonical_json
 
 FAMILIES = {
@@ -49,6 +50,9 @@ def benchmark(
     metric = _metric(table, axes, family.metrics(table))
     tasks = tasks_of(table.table("tasks", needed=True), axes, metric)
     functions = family.functions(table, Declared(name, axes, tasks, folder, harness))
+    places: dict[str, Any] = {}
+    if "base" in values:
+        places = {"checkpoint": FILE, "companions": (CONFIGURATION,)}
     metrics = tuple(dict.fromkeys(task.metric for task in tasks))
     return Benchmark(
         name=name,
@@ -62,6 +66,7 @@ def benchmark(
         collect=functions.collect,
         train=functions.train if "fine_tuning" in values else None,
         reference="benchmark.toml",
+        **places,
     )
 
 

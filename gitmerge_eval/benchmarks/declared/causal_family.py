@@ -20,8 +20,9 @@ from gitmerge_eval.records import Task
 
 if TYPE_CHECKING:
     from gitmerge_eval.benchmarks.causal.harness import Harness
+    from gitmerge_eval.benchmarks.texts.family import Family
 
-KEYS = (*text_family.KEYS, "lm_eval")
+KEYS = (*text_family.KEYS, "base", "lm_eval")
 HARNESS_KEYS = ("task", "shots", "limit", "percent")
 
 
@@ -32,8 +33,19 @@ def metrics(table: Table) -> tuple[str, ...] | None:
 
 def functions(table: Table, of: Declared) -> Functions:
     """The benchmark's functions; the declaration is checked now, the data when they are read."""
+    base = _base(table) if "base" in table.values else None
+
+    def family() -> Family[Any]:
+        from gitmerge_eval.benchmarks.causal.family import FAMILY
+
+        if base is None:
+            return FAMILY
+        from gitmerge_eval.benchmarks.causal import adapters
+
+        return adapters.family(places.located(of.folder, base))
+
     if "lm_eval" not in table.values:
-        return text_family.functions(table, of, "causal")
+        return text_family.functions(table, of, family, base=base)
     if table.table("stopping").values:
         raise table.error(
             "there is [stopping], and lm-eval's scores are not looked at in training; leave it out"
@@ -44,8 +56,20 @@ def functions(table: Table, of: Declared) -> Functions:
     source: SourceOf = lambda seed: _TrainingDocs(harness, {"seed": seed})  # noqa: E731
     if "data" in table.values:
         source = text_family.source_of(table, of, scored=False)
-    made = text_family.functions(table, of, "causal", source=source)
+    made = text_family.functions(table, of, family, source=source, base=base)
     return _Harnessed(made.grid, made.files, harness)
+
+
+def _base(table: Table) -> str:
+    """The folder, below the data folder, of the model that the branches' adapters change."""
+    base = table.text("base")
+    places.check_path(base, table, "base", ())
+    if "fine_tuning" in table.values:
+        raise table.error(
+            "there is [fine_tuning] beside 'base', and adapters are not trained here; train them "
+            "with PEFT, and leave it out"
+        )
+    return base
 
 
 def _harness(table: Table, of: Declared) -> Callable[[], Harness]:

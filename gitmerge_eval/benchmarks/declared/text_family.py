@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ from gitmerge_eval.records import Task
 
 if TYPE_CHECKING:
     from gitmerge_eval.benchmarks.texts.examples import Source
+    from gitmerge_eval.benchmarks.texts.family import Family
     from gitmerge_eval.benchmarks.texts.grid import Grid
     from gitmerge_eval.benchmarks.texts.tokens import Tokens
 
@@ -31,6 +32,10 @@ KEYS = ("model", "tokenizer", "evaluation")
 DATA_KEYS = ("path", "splits", "shares", "dataset", "configuration", "where", "target", "options")
 SourceOf = Callable[[int], "Source"]
 """``source(seed)``."""
+
+
+FamilyOf = Callable[[], "Family[Any]"]
+"""Imports torch when it is called."""
 
 
 def metrics(table: Table) -> tuple[str, ...]:
@@ -114,18 +119,30 @@ class TextRows:
         return ()
 
 
+def _encoder_decoders() -> Family[Any]:
+    from gitmerge_eval.benchmarks.seq2seq.family import FAMILY
+
+    return FAMILY
+
+
 def functions(
-    table: Table, of: Declared, family: str = "seq2seq", *, source: SourceOf | None = None
+    table: Table,
+    of: Declared,
+    family: FamilyOf = _encoder_decoders,
+    *,
+    source: SourceOf | None = None,
+    base: str | None = None,
 ) -> Identified:
     """The benchmark's functions; the declaration is checked now, the data when they are read.
 
-    ``family`` is a package beside this one; ``source`` goes before the table ``data``.
+    ``source`` goes before the table ``data``; ``base`` is the folder of the model that adapters
+    change.
     """
     model = table.text("model")
     places.check_path(model, table, "model", ())
     rows = source or source_of(table, of)
     tokenizer = _tokenizer(table)
-    recipe = _recipe(table, model, trained=source is None)
+    recipe = _recipe(table, model, trained=source is None and base is None)
 
     def grid(settings: Mapping[str, Any]) -> Grid:
         from gitmerge_eval.benchmarks.texts.grid import Grid
@@ -140,11 +157,11 @@ def functions(
             of.tasks,
             rows(seed),
             lambda: _tokens(tokenizer, of.folder),
-            importlib.import_module(f"gitmerge_eval.benchmarks.{family}.family").FAMILY,
+            family(),
         )
 
     def files() -> Sequence[Path]:
-        paths = (model, tokenizer.values.get("folder"))
+        paths = (model, tokenizer.values.get("folder"), base)
         return [places.located(of.folder, path) for path in paths if path]
 
     return Identified(checked(grid), files)
@@ -182,12 +199,23 @@ class Identified(Functions):
             files = sorted(there.iterdir()) if there.is_dir() else [there]
             for file in files:
                 if file.is_file():
-                    digest.update(hashlib.sha256(file.read_bytes()).digest())
+                    status = file.stat()
+                    digest.update(_digest_of(file, status.st_size, status.st_mtime_ns))
         return digest.hexdigest()
 
     def cell_fingerprint(self, task: str, split: str, settings: Mapping[str, Any] | None) -> str:
         """A digest of the cell's texts alone."""
         return super().fingerprint(task, split, settings)
+
+
+@functools.cache
+def _digest_of(file: Path, size: int, modified: int) -> bytes:
+    """Of the file's bytes; read once, unless size or time say that it is another."""
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while part := content.read(1 << 22):
+            digest.update(part)
+    return digest.digest()
 
 
 def _question(prompts: Table, data: Table, of: Declared, task: Task, scored: bool) -> Question:

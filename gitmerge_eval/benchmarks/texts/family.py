@@ -107,6 +107,8 @@ class Family(Generic[B]):
     sampled: Sampled
     fisher: Fisher[B]
     gram: Gram[B]
+    adapted: Callable[[Path, Path], nn.Module] | None = None
+    """``adapted(configuration, checkpoint)``: where checkpoints are adapters, the changed model."""
     pretrain: Callable[..., State] | None = None
     """``pretrain(grid, progress=…)``: the base of a recipe that has none published."""
 
@@ -115,5 +117,8 @@ class Family(Generic[B]):
 
         Raises EvaluationError where the file cannot be read or holds another architecture.
         """
-        model = self.assemble(configuration, read(checkpoint), f"'{checkpoint}'")
+        if self.adapted:
+            model = self.adapted(configuration, checkpoint)
+        else:
+            model = self.assemble(configuration, read(checkpoint), f"'{checkpoint}'")
         return model.to(device).eval()
