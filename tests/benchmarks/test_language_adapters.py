@@ -6,14 +6,20 @@ import shutil
 import peft
 import pytest
 import torch
-from tiny_language_models import lay_out, prompt, questions
+from tiny_language_models import ROWS, lay_out, prompt, questions
 from transformers import AutoModelForCausalLM
 
 from gitmerge_eval.benchmarks.causal import adapters, measuring
 from gitmerge_eval.benchmarks.causal import model as causal
+from gitmerge_eval.benchmarks.declared.benchmark import benchmark
 from gitmerge_eval.benchmarks.texts import weights
 from gitmerge_eval.benchmarks.texts.tokens import PretrainedTokens
 from gitmerge_eval.errors import EvaluationError, MalformedCheckpoint
+
+try:
+    import tomllib
+except ImportError:
+    import tomli as tomllib
 
 # PEFT asks transformers for it by an old name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -118,6 +124,28 @@ def test_what_is_no_adapter_of_the_base_is_said(adapter, tmp_path):
                   for n, t in state.items()}, alone)  # fmt: skip
     with pytest.raises(EvaluationError, match="the base has not"):
         family.load(alone, config)
+    tied = causal.create(config)
+    if causal.tied_names(tied)[0]:
+        with pytest.raises(EvaluationError, match="embedding and output layer in one"):
+            adapters.changed(tied, {"lm_head.weight": tied.lm_head.weight}, "it")
     beside.write_text(json.dumps(settings | {"peft_type": "IA3"}))
     with pytest.raises(MalformedCheckpoint):
         family.load(alone, config)
+
+
+def test_a_declaration_of_adapters_says_where_they_are_and_trains_none():
+    values = tomllib.loads(ROWS)
+    trained = values.pop("fine_tuning")
+    found = benchmark({**values, "base": "base"}, "here", None)
+    assert (found.checkpoint, found.companions) == (
+        "adapter_model.safetensors",
+        ("adapter_config.json",),
+    )
+    assert found.train is None
+    for change, complaint in (
+        ({"base": "../base"}, "a path below the data folder"),
+        ({"base": "base", "fine_tuning": trained}, "train them with PEFT"),
+        ({}, r"add '\[fine_tuning\]'"),
+    ):
+        with pytest.raises(EvaluationError, match=complaint):
+            benchmark({**values, **change}, "here", None)

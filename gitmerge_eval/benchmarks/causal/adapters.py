@@ -77,11 +77,16 @@ def deltas(checkpoint: Path) -> dict[str, Tensor]:
 def changed(model: nn.Module, changes: Mapping[str, Tensor], what: str) -> nn.Module:
     """``model`` with ``changes`` added to its weights, which alone require a gradient then.
 
-    Raises EvaluationError where a change is of no weight, or of another shape.
+    Raises EvaluationError where a change is of no weight, of another shape, or of a tied one.
     """
     model.requires_grad_(False)
     own: dict[str, Any] = dict(model.named_parameters(remove_duplicate=False))
     turned = _stored_turned(model)
+    for name in changes.keys() & set(causal.tied_names(model)):
+        raise EvaluationError(
+            f"{what} changes '{name}', which is embedding and output layer in one; an adapter of "
+            "it is merged and not evaluated"
+        )
     for name, delta in changes.items():
         change = delta.T if name in turned else delta
         if name not in own or own[name].shape != change.shape:
