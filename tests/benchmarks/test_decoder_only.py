@@ -11,11 +11,12 @@ from transformers.pytorch_utils import Conv1D
 from gitmerge_eval.benchmarks.causal import measuring, scoring
 from gitmerge_eval.benchmarks.causal import model as causal
 from gitmerge_eval.benchmarks.causal.family import FAMILY
+from gitmerge_eval.benchmarks.learning.schedule import Schedule
 from gitmerge_eval.benchmarks.texts import scoring as shared
 from gitmerge_eval.benchmarks.texts import weights
 from gitmerge_eval.benchmarks.texts.examples import Example
 from gitmerge_eval.benchmarks.texts.tokens import CharacterTokens
-from gitmerge_eval.benchmarks.texts.training import encoded
+from gitmerge_eval.benchmarks.texts.training import encoded, fine_tune
 from gitmerge_eval.errors import EvaluationError
 from gitmerge_eval.statistics import gram
 
@@ -292,6 +293,24 @@ def test_the_parameters_without_a_gram_matrix_are_these(tmp_path, kind):
     assert {reasons[name] for name in reasons.keys() - matrices} == {"not a matrix"}
     own = {f"{name}.weight" for name in linear(model)} - {causal.tied_names(model)[0]}
     assert not own & reasons.keys()
+
+
+def test_weights_in_16_bits_are_trained_in_32(tmp_path):
+    model = made(tmp_path, "llama").bfloat16()
+    state = weights.state_of(model)
+    trained = [
+        fine_tune(
+            FAMILY, start, tmp_path / "config.json", encoded(FAMILY, EXAMPLES, TOKENS), TOKENS,
+            Schedule(steps=40, batch=3, rate=1e-5, decay="constant"), seed=2,
+        )
+        for start in (state, {name: tensor.float() for name, tensor in state.items()})
+    ]  # fmt: skip
+    assert {tensor.dtype for tensor in trained[0].values()} == {torch.bfloat16}
+    for name, exact in trained[1].items():
+        assert torch.equal(trained[0][name], exact.bfloat16())
+    # Each step alone would be rounded away in most weights; together they are not.
+    changed = sum(int((trained[0][n] != state[n]).sum()) for n in state)
+    assert changed > 0.1 * sum(tensor.numel() for tensor in state.values())
 
 
 def test_sampled_targets_are_seeded_and_end(tmp_path):
