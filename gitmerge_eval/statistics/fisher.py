@@ -39,13 +39,14 @@ Loss = Callable[..., "Tensor"]
 """``loss(parameters, *example) -> scalar``: -log p(y | x) of one example without a batch axis."""
 
 
-_LARGEST_CHUNK = 32
+_LARGEST_CHUNK = 128
 _GRADIENT_BYTES = {"cpu": 1 << 26}
 _GRADIENT_BYTES_ELSEWHERE = 1 << 32
 
 
 def likely_chunk(parameters: Mapping[str, Tensor]) -> int:
-    """How many examples' gradients to hold: up to 64 MB of them on a processor, 4 GB on a GPU.
+    """How many examples' gradients to hold: 128, if they take no more than 64 MB on a processor
+    and 4 GB on a GPU.
 
     A processor's arithmetic on a large model is no quicker in a batch, while gradients that do not
     fit its caches are written to memory and read again: for ViT-B/32 one at a time is best.

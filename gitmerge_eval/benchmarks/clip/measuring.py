@@ -22,7 +22,7 @@ from gitmerge_eval.benchmarks.learning.measuring import (
 from gitmerge_eval.records import StatisticFile
 from gitmerge_eval.statistics import fisher, gram
 
-BATCH = 64
+BATCH = 128
 
 
 def vision_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
