@@ -24,10 +24,18 @@ def add_to(application: typer.Typer) -> None:
 def list_benchmarks(
     as_json: bool = typer.Option(False, "--json", help="Machine-readable."),
 ) -> None:
-    """List the benchmarks that are installed."""
+    """List the benchmarks that are installed, and the one that this repository declares."""
     from gitmerge_eval import benchmarks
+    from gitmerge_eval.errors import EvaluationError
+    from gitmerge_eval.evaluation import resolving
 
     known = list(benchmarks.load().values())
+    try:
+        declared = resolving.declared_here()
+    except EvaluationError as error:
+        typer.echo(f"note: this repository's own benchmark is left out: {error}", err=True)
+    else:
+        known += [declared] if declared else []
     if as_json:
         print_json(
             [
@@ -65,7 +73,9 @@ def build(
     """Train the models of a benchmark and commit them: main, a branch each, multitask."""
     from gitmerge_eval import building
     from gitmerge_eval.cli import progress
+    from gitmerge_eval.evaluation import resolving
 
+    resolving.check_recipe(name)
     with progress.bar() as show:
         built = building.build(
             name,
@@ -175,7 +185,9 @@ def measure(
     """Build a benchmark for each seed, merge all constituents by each method, print the table."""
     from gitmerge_eval import measuring
     from gitmerge_eval.cli import progress
+    from gitmerge_eval.evaluation import resolving
 
+    resolving.check_recipe(name)
     options: dict[str, list[str]] = {}
     for text in option:
         owner, colon, pair = text.partition(":")

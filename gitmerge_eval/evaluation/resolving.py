@@ -10,8 +10,12 @@ import os
 from pathlib import Path
 
 from gitmerge_eval import benchmarks
-from gitmerge_eval.errors import EvaluationError
-from gitmerge_eval.evaluation.declarations import BenchmarkDeclaration
+from gitmerge_eval.errors import EvaluationError, GitError, UsageError
+from gitmerge_eval.evaluation.declarations import (
+    BENCHMARK_FILE,
+    BenchmarkDeclaration,
+    benchmark_in,
+)
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.records import Benchmark
 
@@ -35,6 +39,33 @@ def benchmark_of(repository: Repository, declaration: BenchmarkDeclaration) -> B
 
     harness = harness_folder(repository) if "lm_eval" in declaration.own else None
     return benchmark(declaration.own, declaration.where, data_folder(repository), harness)
+
+
+def declared_here() -> Benchmark | None:
+    """The benchmark that the current repository's work tree declares in full, if it does.
+
+    Raises EvaluationError where the declaration is malformed.
+    """
+    try:
+        repository = Repository.here()
+    except GitError:
+        return None
+    declaration = benchmark_in(repository.directory)
+    return benchmark_of(repository, declaration) if declaration and declaration.own else None
+
+
+def check_recipe(name: str) -> None:
+    """UsageError where ``name`` is the benchmark that the current repository declares: it has no
+    recipe, and its models are trained and merged in that very repository."""
+    if name in benchmarks.names():
+        return
+    declared = declared_here()
+    if declared and declared.name == name:
+        raise UsageError(
+            f"'{name}' is this repository's own, by {BENCHMARK_FILE}: it has no recipe to build "
+            "another repository from; train models here with 'gitmerge-eval benchmark train "
+            "<task>', and merge their branches with 'git merge', which measures"
+        )
 
 
 def data_folder(repository: Repository) -> Path | None:
