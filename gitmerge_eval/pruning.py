@@ -1,4 +1,4 @@
-"""Removes the LFS objects that nothing names, and what the cache of merged groups need not keep.
+"""Removes the LFS objects that nothing names, and what caches need not keep.
 
 An object is named where its id stands in any blob that the repository knows: metadata of a
 checkpoint or a pointer of git-lfs', committed, staged, stashed or under way; the path, and the
@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from gitmerge_eval.checkpoints.group_cache import cache_path, open_cache
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.errors import PruningRefused
+from gitmerge_eval.evaluation import leftovers
+from gitmerge_eval.evaluation.leftovers import Leftover
 from gitmerge_eval.git import scratch
 from gitmerge_eval.git.reachable import (
     EVERYTHING,
@@ -70,6 +72,8 @@ class Pruned:
     """Entries removed from the cache."""
     temporary: tuple[str, ...]
     """Files and folders that killed commands left."""
+    evaluated: tuple[Leftover, ...] = ()
+    """What evaluations had kept for figures and sheets that nothing refers to."""
     notices: tuple[str, ...] = ()
 
 
@@ -82,7 +86,8 @@ def prune(
 ) -> Pruned:
     """Remove every object that nothing names and that is older than ``older_than_days``.
 
-    Groups that no merge has used for ``cache_days`` leave the cache first. Safe beside running
+    Groups that no merge has used for ``cache_days`` leave the cache first, and what evaluations
+    kept goes by :func:`gitmerge_eval.evaluation.leftovers.remove`. Safe beside running
     commands: whatever is written, or named again, after the start is young. Raises PruningRefused
     where others may name objects that lie here, while a merge runs, or beside another gc;
     GitError where the history cannot be read whole.
@@ -106,6 +111,7 @@ def prune(
         gone = {found.object_id for found in removed}
         if not dry_run:
             store.forget(gone)
+        evaluated, said = leftovers.remove(repository, cutoff, dry_run=dry_run)
         return Pruned(
             dry_run=dry_run,
             removed=tuple(removed),
@@ -114,7 +120,8 @@ def prune(
             named=tuple(stored[oid] for oid in sorted(named)),
             cache_entries=entries,
             temporary=tuple(_sweep(repository, store, now, dry_run)),
-            notices=tuple(notices),
+            evaluated=evaluated,
+            notices=(*notices, *said),
         )
 
 

@@ -1,4 +1,9 @@
-"""Files beside a checkpoint: laid out for an evaluation, part of what a score belongs to."""
+"""Files beside a checkpoint: laid out for an evaluation, part of what a score belongs to; and what
+an evaluation keeps for figures of all tasks, and for how long."""
+
+import fcntl
+import os
+import time
 
 import numpy as np
 import pytest
@@ -6,10 +11,11 @@ from evaluated_repositories import MERGED, MODELS, PLAIN, model, score
 from safetensors.numpy import save_file
 
 from gitmerge_eval.errors import EvaluationError
-from gitmerge_eval.evaluation import evaluating, reporting
+from gitmerge_eval.evaluation import evaluating, reporting, summaries
 from gitmerge_eval.evaluation.declarations import BenchmarkDeclaration, ConstituentDeclaration
 from gitmerge_eval.evaluation.workspace import Companions, companions_at, workspace
 from gitmerge_eval.git import configuration, tracking
+from gitmerge_eval.pruning import prune
 
 PATH = "models/skills.safetensors"
 
@@ -141,3 +147,129 @@ def test_companions_are_smudged_once_and_the_workspace_leaves_nothing(beside, tm
     assert list(parent.iterdir()) == []
     assert companions_at(beside, "HEAD", PATH, ()) == Companions()
     assert Companions().digest == ""
+
+
+# --- what is kept of scores, and gc --------------------------------------------------------------
+
+
+def kept(repository):
+    """The folders of scores, and the sheets."""
+    folder = repository.common_directory / "gitmerge-eval"
+    return set((folder / "outputs").glob("*")), set((folder / "sheets").glob("*"))
+
+
+def aged(repository):
+    """All that evaluations kept, made old."""
+    for found in kept(repository):
+        for path in found:
+            for file in (*path.rglob("*"), path):
+                os.utime(file, (1e9, 1e9))
+
+
+def forget_the_last_commit(repository):
+    repository.run("reset", "-q", "--hard", "HEAD^")
+    repository.run("reflog", "expire", "--expire=now", "--expire-unreachable=now", "--all")
+    repository.run("gc", "--quiet", "--prune=now")
+
+
+@pytest.fixture
+def twice(beside, plain):
+    """Two evaluated commits of one file that evaluations keep each; what the first has of it."""
+    evaluated(beside, plain)
+    first = kept(beside)
+    put(beside, MODELS["multitask"])
+    evaluated(beside, plain)
+    aged(beside)
+    assert [len(found) for found in kept(beside)] == [8, 2]
+    return beside, first
+
+
+def test_gc_keeps_what_a_note_or_a_score_of_a_checkpoint_that_is_here_refers_to(twice):
+    repository, _ = twice
+    before = kept(repository)
+    assert prune(repository, older_than_days=0).evaluated == ()
+    repository.run("reset", "-q", "--hard", "HEAD^")  # the reflog knows it
+    assert prune(repository, older_than_days=0).evaluated == ()
+    assert kept(repository) == before
+
+
+def test_gc_removes_what_was_kept_of_a_model_that_is_gone(twice, plain):
+    repository, first = twice
+    forget_the_last_commit(repository)
+    outputs, sheets = kept(repository)
+    planned = prune(repository, dry_run=True).evaluated
+    assert kept(repository) == (outputs, sheets)
+    done = prune(repository).evaluated
+    assert planned == done
+    gone = {repository.common_directory / leftover.path for leftover in done}
+    assert gone == (outputs - first[0]) | (sheets - first[1])
+    assert all(leftover.size > 0 for leftover in done)
+    assert kept(repository) == first
+    # Nothing that is still here has to be computed again.
+    assert evaluated(repository, plain)[1] == 0
+    assert prune(repository, older_than_days=0).evaluated == ()
+
+
+def test_gc_keeps_what_was_written_lately(twice):
+    repository, _ = twice
+    forget_the_last_commit(repository)
+    for path in kept(repository)[0]:
+        os.utime(path, (time.time() - 86_400, time.time() - 86_400))
+    assert len(prune(repository, dry_run=True).evaluated) == 1  # the sheet
+    assert len(prune(repository, older_than_days=0.5, dry_run=True).evaluated) == 5
+
+
+@pytest.mark.parametrize("ref", ["refs/notes/gitmerge-eval", "refs/notes/origin/gitmerge-eval"])
+def test_gc_keeps_a_sheet_for_as_long_as_a_note_names_it(twice, ref):
+    repository, _ = twice
+    before = kept(repository)
+    repository.run("update-ref", ref, "refs/notes/gitmerge-eval")
+    if ref != "refs/notes/gitmerge-eval":
+        repository.run("update-ref", "-d", "refs/notes/gitmerge-eval")
+    assert prune(repository, older_than_days=0).evaluated == ()
+    repository.run("update-ref", "-d", ref)
+    removed = prune(repository, older_than_days=0).evaluated
+    assert [leftover.path.split("/")[1] for leftover in removed] == ["sheets", "sheets"]
+    assert kept(repository) == (before[0], set())
+
+
+def test_gc_removes_a_folder_whose_score_was_never_computed(twice):
+    repository, _ = twice
+    folder = repository.common_directory / "gitmerge-eval/outputs" / ("0" * 64)
+    folder.mkdir()
+    (folder / "half").write_text("a picture")
+    assert prune(repository).evaluated == ()
+    aged(repository)
+    assert [leftover.size for leftover in prune(repository).evaluated] == [9]
+    assert not folder.exists()
+
+
+def test_gc_leaves_all_of_it_to_an_evaluation_that_runs(twice, plain, monkeypatch):
+    repository, _ = twice
+    forget_the_last_commit(repository)
+    before = kept(repository)
+    seen = []
+    original = evaluating._note
+
+    def during(*arguments):
+        seen.append(prune(repository, older_than_days=0))
+        return original(*arguments)
+
+    monkeypatch.setattr(evaluating, "_note", during)
+    assert evaluated(repository, plain)[1] == 0
+    (pruned,) = seen
+    assert pruned.evaluated == ()
+    assert any("an evaluation is running here" in notice for notice in pruned.notices)
+    assert kept(repository) == before
+    assert len(prune(repository, older_than_days=0).evaluated) == 5
+
+
+def test_an_evaluation_waits_for_a_gc_and_two_evaluations_do_not_wait(twice):
+    repository, _ = twice
+    folder = repository.common_directory / "gitmerge-eval"
+    with summaries.in_use(folder), summaries.in_use(folder), summaries.unused(folder) as free:
+        assert not free
+    with summaries.unused(folder) as free, (folder / "evaluations.lock").open("w") as lock:
+        assert free
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

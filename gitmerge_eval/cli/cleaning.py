@@ -24,7 +24,8 @@ def gc(
     ),
     as_json: bool = typer.Option(False, "--json", help="Machine-readable; lists every object."),
 ) -> None:
-    """Remove tensors that nothing in this repository names, and old entries of the merge cache.
+    """Remove tensors that nothing in this repository names, old entries of the merge cache, and
+    what evaluations kept of models that are gone.
 
     What any branch, tag, note, stash, reflog, index or work tree names is kept. A repository that
     borrows objects from this one (git clone --shared or --reference) cannot be known from here:
@@ -49,6 +50,8 @@ def _print(pruned: Any, older_than: float) -> None:
     print(f"{would} {_count(pruned.removed)} that nothing names")
     if pruned.cache_entries:
         print(f"{would} {pruned.cache_entries} entries of the cache of merged groups")
+    if pruned.evaluated:
+        print(f"{would} {_count(pruned.evaluated, 'output')} of evaluations that nothing refers to")
     if pruned.temporary:
         print(f"{would} {len(pruned.temporary)} files that killed commands left")
     print(f"kept {_count(pruned.named)} that commits, indexes or reflogs name")
@@ -59,9 +62,9 @@ def _print(pruned: Any, older_than: float) -> None:
         print(f"kept {_count(pruned.young)} younger than {days} (--older-than)")
 
 
-def _count(objects: Any) -> str:
-    noun = "object" if len(objects) == 1 else "objects"
-    return f"{len(objects)} {noun} ({size(sum(found.size for found in objects))})"
+def _count(objects: Any, noun: str = "object") -> str:
+    plural = "" if len(objects) == 1 else "s"
+    return f"{len(objects)} {noun}{plural} ({size(sum(found.size for found in objects))})"
 
 
 def _document(pruned: Any) -> dict[str, Any]:
@@ -78,4 +81,5 @@ def _document(pruned: Any) -> dict[str, Any]:
         **{f"{name}_bytes": sum(found.size for found in getattr(pruned, name)) for name in groups},
         "cache_entries": pruned.cache_entries,
         "temporary": list(pruned.temporary),
+        "evaluated": [{"path": found.path, "size": found.size} for found in pruned.evaluated],
     }

@@ -24,6 +24,8 @@ from gitmerge_eval.records import canonical_json
 
 FOLDER = "gitmerge-eval"
 """Where evaluation keeps its files, below the git directory that all work trees share."""
+OUTPUTS = "outputs"
+"""What is kept of scores, there."""
 DEVICE_KEY = "merge-eval.device"
 """The configuration's answer where nobody names a device."""
 
@@ -70,12 +72,16 @@ def evaluate(
     """
     subject = subject_at(repository, revision, tasks, checkpoint)
     models, remarks = models_of(repository, subject)
-    folder = repository.common_directory / FOLDER / "evaluated"
-    with open_results(results_path(repository)) as results, workspace(repository, folder) as room:
+    folder = repository.common_directory / FOLDER
+    with (
+        summaries.in_use(folder),
+        open_results(results_path(repository)) as results,
+        workspace(repository, folder / "evaluated") as room,
+    ):
         scorer = _Scorer(repository, subject, split, device, results, room, force)
         scorer.score(models, progress or (lambda step: None))
-    note = _note(subject, models, scorer, tuple(remarks + scorer.remarks))
-    note = _with_summary(note, subject, models, scorer)
+        note = _note(subject, models, scorer, tuple(remarks + scorer.remarks))
+        note = _with_summary(note, subject, models, scorer)
     if write_note and tasks is None:
         notes.write(
             repository, subject.commit, reporting.note_table(note), reporting.note_record(note)
@@ -185,7 +191,7 @@ class _Scorer:
     @property
     def outputs(self) -> summaries.Outputs:
         """What is kept of scores, beside the cache."""
-        return summaries.Outputs(self.repository.common_directory / FOLDER / "outputs")
+        return summaries.Outputs(self.repository.common_directory / FOLDER / OUTPUTS)
 
     def kept(self, model: Model, task: str) -> Path | None:
         """What was kept of a model's score on a task; None where it has none."""

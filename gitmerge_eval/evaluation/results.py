@@ -32,6 +32,9 @@ _FIND = """
 SELECT value, seconds, device FROM scores WHERE checkpoint = ? AND benchmark = ? AND settings = ?
 AND task = ? AND split = ? AND evaluator_version = ? AND fingerprint = ?
 """
+_KEYS = """
+SELECT checkpoint, benchmark, settings, task, split, evaluator_version, fingerprint FROM scores
+"""
 _STORE = "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, datetime('now'))"
 
 
@@ -80,6 +83,10 @@ class Results:
             if row is not None:
                 known[key] = Score(*row)
         return known
+
+    def keys(self) -> list[ScoreKey]:
+        """What the cache has scores of."""
+        return [ScoreKey(*row) for row in self._connection.execute(_KEYS)]
 
     def store(self, scores: Mapping[ScoreKey, Score]) -> None:
         """Remember ``scores``, all or none of them."""

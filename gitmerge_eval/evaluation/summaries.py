@@ -6,8 +6,10 @@ of that score; the folders are a cache in the git directory, like the scores.
 
 from __future__ import annotations
 
+import fcntl
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,30 @@ from gitmerge_eval.evaluation.subjects import Model, Subject
 
 SHEETS = "sheets"
 """Where the sheets are, beside the folders of scores."""
+
+
+_LOCK = "evaluations.lock"
+
+
+@contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """While entered, nothing that an evaluation keeps below ``folder`` is removed by others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+
+
+@contextmanager
+def unused(folder: Path) -> Iterator[bool]:
+    """Whether no evaluation runs; where none does, the next one waits until the context ends."""
+    with (folder / _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 @dataclass(frozen=True)

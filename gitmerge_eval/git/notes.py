@@ -48,6 +48,16 @@ def write(repository: Repository, commit: str, table: str, record: Mapping[str, 
         )  # fmt: skip
 
 
+def every(repository: Repository) -> Iterator[tuple[str, str]]:
+    """(blob, commit) of every note of ours, those that were fetched included."""
+    refs = repository.text("for-each-ref", "--format=%(refname)", "refs/notes").split()
+    for ref in refs:
+        if ref.rsplit("/", 1)[-1] == NAME:
+            for line in repository.text("notes", f"--ref={ref}", "list").splitlines():
+                blob, commit = line.split()
+                yield blob, commit
+
+
 def records(text: str) -> list[dict[str, Any]]:
     """The JSON objects of a note, in the order of its lines; other lines are passed over."""
     found = []
