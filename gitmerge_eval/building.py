@@ -244,7 +244,7 @@ class _Recipe:
 
     def _commit_constituent(self, models: BuiltModels, task: str, checkpoint: Path) -> str:
         from gitmerge_eval.checkpoints.lfs import ObjectStore
-        from gitmerge_eval.collecting import trimmed, write_statistics
+        from gitmerge_eval.collecting import companions_of, trimmed, write_statistics
 
         path = self.benchmark.checkpoint
         self.repository.run("switch", "--quiet", "--create", task, "main", config=_PLAIN)
@@ -265,7 +265,8 @@ class _Recipe:
             if configuration_of(path) is None:  # an adapter's changes are few already
                 store = ObjectStore(self.repository)
                 statistics.append(trimmed(self.repository, store, path, blob, "main"))
-            write_statistics(self.repository, path, blob, statistics)
+            companions = companions_of(self.repository, path, self.benchmark)
+            write_statistics(self.repository, path, blob, statistics, companions)
             kinds = ", ".join(sorted(statistic.kind for statistic in statistics))
             commit = self._commit(
                 f"{task}: statistics for merging", f"Computed on this branch's model: {kinds}."

@@ -36,7 +36,7 @@ from gitmerge_eval.evaluation.evaluating import resolved_device
 from gitmerge_eval.evaluation.resolving import benchmark_of
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.git.tracking import merge_by_driver, track, tracked
-from gitmerge_eval.git.trees import Entry
+from gitmerge_eval.git.trees import Entry, identities_of_files
 from gitmerge_eval.merging.models import Models, shard_paths
 from gitmerge_eval.merging.sources import Source, open_source
 from gitmerge_eval.records import Benchmark, StatisticFile
@@ -89,6 +89,8 @@ def collect(
         if not declared[kind].needs_data
     ]
     benchmark = _benchmark(repository, declaration) if declaration and needs_data else None
+    # Before they are used: what changes meanwhile was not what the statistics are of.
+    companions = companions_of(repository, path, benchmark) if benchmark else {}
     for kind in kinds:
         if declaration and benchmark and declared[kind].needs_data:
             found.append(
@@ -103,7 +105,17 @@ def collect(
                     progress=partial(progress, f"{kind} of {path}"),
                 )
             )
-    return Collected(path, blob, write_statistics(repository, path, blob, found))
+    return Collected(path, blob, write_statistics(repository, path, blob, found, companions))
+
+
+def companions_of(repository: Repository, path: str, benchmark: Benchmark) -> dict[str, str]:
+    """What the benchmark needs beside the checkpoint ``path``, as the work tree has it: path from
+    the checkpoint's folder -> Git object id, '' where it is missing."""
+    folder = PurePosixPath(path).parent
+    names = {str(folder / name): name for name in benchmark.companions}
+    return {
+        names[where]: identity for where, identity in identities_of_files(repository, names).items()
+    }
 
 
 def _benchmark(repository: Repository, constituent: ConstituentDeclaration) -> Benchmark:
@@ -228,10 +240,15 @@ def _fine_tuned_from(repository: Repository, path: str, blob: str, base: str) ->
 
 
 def write_statistics(
-    repository: Repository, path: str, blob: str, files: Sequence[StatisticFile]
+    repository: Repository,
+    path: str,
+    blob: str,
+    files: Sequence[StatisticFile],
+    companions: Mapping[str, str] | None = None,
 ) -> tuple[str, ...]:
     """Write the statistics of the checkpoint ``path`` (object ``blob``) and their index.
 
+    Those that were measured on data are bound to the ``companions``, too.
     The files are ordinary tracked safetensors files; the paths returned are to be committed.
     """
     folder = repository.directory / PurePosixPath(path).parent / statistics_index.FOLDER
@@ -253,6 +270,7 @@ def write_statistics(
             options=dict(file.options),
             layout={group: dict(layout) for group, layout in file.layout.items()},
             version=file.version,
+            companions=dict(companions or {}) if statistics.get(file.kind).needs_data else {},
         )
         written.append(target)
     index_file.write_bytes(statistics_index.serialize(index))

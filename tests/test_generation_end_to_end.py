@@ -14,6 +14,8 @@ from gitmerge_eval import building
 from gitmerge_eval.evaluation import evaluating
 from gitmerge_eval.git import trailers
 from gitmerge_eval.git.repository import Repository
+from gitmerge_eval.merging import planning
+from gitmerge_eval.merging.sources import open_source
 
 HEADS = ("bird-real", "fruit-quickdraw")
 TASKS = (*HEADS, "bird-quickdraw", "fruit-real")
@@ -146,3 +148,64 @@ def test_the_train_command_makes_a_branch_that_merges(built, repository):
     arguments = ("-Xmethod=regmean", "bird-quickdraw", "bird-real")
     repository.run("-c", "merge-eval.evaluate=off", "merge", *arguments)
     assert trailers.read(repository, "HEAD").method == "regmean"
+
+
+def test_statistics_are_bound_to_the_frozen_pipeline(repository):
+    """They are refused on a branch that changed it, unless nothing is known of what they used."""
+    repository.run("switch", "--quiet", "--force-create", "changed", "bird-real")
+    file = repository.directory / "pipeline/scheduler/scheduler_config.json"
+    file.write_text(file.read_text() + "\n")
+    repository.run("commit", "--quiet", "--all", "--message=another schedule")
+    merging = ("git", "merge", "-Xmethod=regmean", "changed", "fruit-quickdraw")
+    repository.run("switch", "--quiet", "main")
+    before = repository.commit("HEAD")
+    refused = subprocess.run(merging, cwd=repository.directory, capture_output=True, text=True)
+    assert refused.returncode != 0
+    assert (
+        "the statistic 'gram' of branch 'changed' was computed with another 'pipeline' than that "
+        "branch has now; run 'gitmerge-eval stats gram' on that branch and commit "
+        "'statistics/adapter_model.gram.safetensors'"
+    ) in refused.stderr
+    assert repository.commit("HEAD") == before
+    assert repository.text("status", "--porcelain") == ""
+    (applicable_to_it,) = {
+        lacking
+        for name, lacking in planning.applicable(None, [source(repository, "changed")]).items()
+        if name == "regmean"
+    }
+    assert applicable_to_it == ("fresh gram of changed",)
+
+    repository.run("switch", "--quiet", "changed")
+    index = repository.directory / "statistics/index.json"
+    entries = json.loads(index.read_text())
+    assert set(entries[ADAPTER]["gram"].pop("companions")) == {
+        "adapter_config.json",
+        "judge.safetensors",
+        "pipeline",
+    }
+    index.write_text(json.dumps(entries))
+    repository.run("commit", "--quiet", "--all", "--message=as an earlier version wrote it")
+    repository.run("switch", "--quiet", "main")
+    repository.run("config", "merge-eval.evaluate", "off")
+    assert subprocess.run(merging, cwd=repository.directory).returncode == 0
+    repository.run("config", "--unset", "merge-eval.evaluate")
+
+
+def test_a_combined_statistic_is_bound_to_what_all_constituents_have(repository):
+    repository.run("-c", "merge-eval.evaluate=off", "merge", "-Xmethod=fisher", *HEADS)
+    merged = source(repository, "HEAD")
+    bound = merged.statistics["fisher"].entry.companions
+    assert bound == {
+        name: repository.blob_id("main^{/Pretrained}", name)
+        for name in ("judge.safetensors", "pipeline")
+    }
+    assert merged.has_fresh("fisher")
+    repository.run("rm", "--quiet", "judge.safetensors")
+    repository.run("commit", "--quiet", "--message=no judge")
+    without = source(repository, "HEAD")
+    assert without.statistics["fisher"].changed == ("judge.safetensors",)
+    assert not without.has_fresh("fisher")
+
+
+def source(repository, revision):
+    return open_source(repository, repository.commit(revision), ADAPTER, revision)

@@ -34,6 +34,9 @@ class StatisticEntry:
     layout: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """group -> {'key': tensor name in the file, 'input_axis': 0 or 1}."""
     version: int = 1
+    companions: Mapping[str, str] = field(default_factory=dict)
+    """What lay beside the checkpoint, by its path from there: a file's or folder's Git object id,
+    '' for one that was missing. Empty where nothing is known of it."""
 
 
 Index = dict[str, dict[str, StatisticEntry]]
@@ -86,8 +89,15 @@ def parse(text: bytes | str) -> Index:
 def serialize(index: Index) -> bytes:
     """Sorted, indented JSON with a final newline: equal indexes have equal bytes."""
     content = {
-        checkpoint: {kind: asdict(entry) for kind, entry in kinds.items()}
+        checkpoint: {kind: _plain(entry) for kind, entry in kinds.items()}
         for checkpoint, kinds in index.items()
         if kinds
     }
     return (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def _plain(entry: StatisticEntry) -> dict[str, Any]:
+    plain = asdict(entry)
+    if not entry.companions:
+        del plain["companions"]  # earlier versions do not know it
+    return plain

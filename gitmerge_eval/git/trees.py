@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,6 +55,25 @@ def scratch_index(repository: Repository) -> Iterator[dict[str, str]]:
     """The environment of git commands that shall work on an index of their own."""
     with scratch_folder(repository) as folder:
         yield {"GIT_INDEX_FILE": str(folder / "index")}
+
+
+def identities_of_files(repository: Repository, paths: Iterable[str]) -> dict[str, str]:
+    """path -> the id that the work tree's file or folder has once it is added; '' where none is.
+
+    What is staged and unchanged is not read. Raises GitError where a path cannot be added.
+    """
+    found = dict.fromkeys(paths, "")
+    there = [path for path in found if (repository.directory / path).exists()]
+    if not there:
+        return found
+    with scratch_index(repository) as environment:
+        own = repository.path("index")
+        if own.exists():
+            # With its time: Git looks again at files as young as their index.
+            shutil.copy2(own, environment["GIT_INDEX_FILE"])
+        repository.run("add", "--all", "--", *there, environment=environment)
+        tree = repository.run("write-tree", environment=environment).text
+    return found | {path: repository.text("rev-parse", f"{tree}:{path}") for path in there}
 
 
 def index_lines(files: Mapping[str, Entry | None]) -> str:

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from gitmerge_eval import statistics
-from gitmerge_eval.checkpoints import statistics_index
+from gitmerge_eval.checkpoints import lora, statistics_index
 from gitmerge_eval.checkpoints.checkpoint import Checkpoint, store_array
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import GroupRecord, Metadata
@@ -146,7 +146,11 @@ def _combine(
         path = statistics_index.statistic_path(plan.spec.path, kind)
         result.combined[path] = _sum(store, having)
         result.entries.pop(path, None)
-        kinds[kind] = _summary([s.entry for s in having], path, merged_blob)
+        kinds[kind] = replace(
+            _summary([s.entry for s in having], path, merged_blob),
+            # All the same, or unknown where one of them does not say.
+            companions=min(_frozen(plan.spec.path, having), key=len),
+        )
     result.remarks += [
         f"statistics of '{plan.spec.path}' not carried into the merge, the branches keep theirs: "
         f"{', '.join(names)} ({why})"
@@ -164,11 +168,22 @@ def _why_not(plan: CheckpointPlan, kind: str, having: Sequence[StatisticSource])
     if plan.options.get("weights") is not None:
         return "no exact combination with weights"
     complete = len(having) == len(plan.constituents)
-    if not complete or any(
-        s.statistics[kind].entry.checkpoint != s.blob for s in plan.constituents
-    ):
+    if not complete or not all(source.has_fresh(kind) for source in plan.constituents):
         return "some constituents lack it or have a stale one"
+    known = [frozen for frozen in _frozen(plan.spec.path, having) if frozen]
+    if any(frozen != known[0] for frozen in known):
+        return "the constituents' were computed with different files beside the checkpoint"
     return ""
+
+
+def _frozen(path: str, having: Sequence[StatisticSource]) -> list[dict[str, str]]:
+    """What each was computed with beside the checkpoint, as far as that is known; less the
+    adapter's own configuration, which is merged."""
+    own = PurePosixPath(lora.configuration_of(path) or "").name
+    return [
+        {name: identity for name, identity in part.entry.companions.items() if name != own}
+        for part in having
+    ]
 
 
 def _sum(store: ObjectStore, parts: Sequence[StatisticSource]) -> Metadata:

@@ -237,6 +237,11 @@ def check_statistic(sources: Sequence[Source], kind: str, method: str) -> None:
                 f"version of '{path}' ({entry.checkpoint[:10]}, now {source.blob[:10]}); "
                 + remedy.format("that branch")
             )
+        if changed := source.statistics[kind].changed:
+            raise StaleStatistic(
+                f"the statistic '{kind}' of branch '{source.label}' was computed with another "
+                f"'{changed[0]}' than that branch has now; " + remedy.format("that branch")
+            )
 
 
 def _quoted(names: Sequence[str]) -> str:
@@ -253,7 +258,7 @@ def _sparing(
         made_with = {"base": base.blob if base else None, **wanted}
         return (
             statistic is not None
-            and statistic.entry.checkpoint == source.blob
+            and source.has_fresh(kind)
             and all(statistic.entry.options.get(k) == v for k, v in made_with.items())
         )
 
@@ -274,10 +279,9 @@ def applicable(base: Source | None, constituents: Iterable[Source]) -> dict[str,
         lacking = ["base"] if method.needs_base(values) and base is None else []
         for kind in method.statistics(values):
             for source in sources:
-                statistic = source.statistics.get(kind)
-                if statistic is None:
+                if kind not in source.statistics:
                     lacking.append(f"{kind} of {source.label}")
-                elif statistic.entry.checkpoint != source.blob:
+                elif not source.has_fresh(kind):
                     lacking.append(f"fresh {kind} of {source.label}")
         found[name] = tuple(lacking)
     return found

@@ -6,6 +6,7 @@ comes out is one set of groups.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -31,6 +32,8 @@ class StatisticSource:
     blob: str
     entry: StatisticEntry
     metadata: Metadata
+    changed: tuple[str, ...] = ()
+    """The companions that are others in this commit than those that it was computed with."""
 
     def record(self, group: str) -> GroupRecord | None:
         """The record of the tensor that belongs to ``group``, or None if it has none."""
@@ -67,6 +70,11 @@ class Source:
     def files(self) -> Metadata:
         """What is stored: an adapter's factors instead of their products."""
         return self.stored or self.metadata
+
+    def has_fresh(self, kind: str) -> bool:
+        """Whether its statistic of that kind is of this checkpoint, with what lies beside it."""
+        found = self.statistics.get(kind)
+        return found is not None and found.entry.checkpoint == self.blob and not found.changed
 
     def equals(self, other: Source) -> bool:
         """Whether both hold the same tensors, however their files spell it."""
@@ -184,7 +192,9 @@ def _open_statistics(
         index = statistics_index.parse(repository.blob(index_blob))
     except CheckpointError as error:
         raise error.within(f"'{statistics_index.index_path(path)}' of '{label}'") from None
-    folder = PurePosixPath(path).parent / statistics_index.FOLDER
+    beside = PurePosixPath(path).parent
+    folder = beside / statistics_index.FOLDER
+    here = functools.cache(functools.partial(repository.blob_id, commit))  # of folders, too
     found = {}
     for kind, entry in index.get(PurePosixPath(path).name, {}).items():
         blob = repository.blob_id(commit, str(folder / entry.path))
@@ -194,7 +204,12 @@ def _open_statistics(
             metadata = Metadata.parse(repository.blob(blob))
         except CheckpointError as error:
             raise error.within(f"statistic '{kind}' of '{path}' of '{label}'") from None
-        found[kind] = StatisticSource(kind, blob, entry, metadata)
+        changed = tuple(
+            str(beside / name)
+            for name, identity in entry.companions.items()
+            if (here(str(beside / name)) or "") != identity
+        )
+        found[kind] = StatisticSource(kind, blob, entry, metadata, changed)
     return found
 
 
