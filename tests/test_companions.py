@@ -3,6 +3,9 @@ an evaluation keeps for figures of all tasks, and for how long."""
 
 import fcntl
 import os
+import re
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -197,6 +200,15 @@ def test_gc_removes_what_was_kept_of_a_model_that_is_gone(twice, plain):
     repository, first = twice
     forget_the_last_commit(repository)
     outputs, sheets = kept(repository)
+    said = subprocess.run(
+        [sys.executable, "-m", "gitmerge_eval", "gc", "--dry-run"],
+        cwd=repository.directory, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert re.search(
+        r"^would remove 5 outputs \(.* k?B\) of evaluations that nothing refers to$",
+        said.stdout,
+        re.M,
+    )
     planned = prune(repository, dry_run=True).evaluated
     assert kept(repository) == (outputs, sheets)
     done = prune(repository).evaluated
