@@ -132,7 +132,8 @@ class MergeMethod:
     sweeps: Mapping[str, Callable[..., Iterator[Array | Outcome]]] = field(default_factory=dict)
     """hyperparameter -> ``kernel(group, values, **others)``: what the method's kernel makes of the
     group under each of the values, in their order, by shared work: bit for bit where the method is
-    elementwise, else within 1e-6. The values ascend; neither needs nor scalars depend on them."""
+    elementwise, else within 1e-6. The values ascend; neither needs nor scalars depend on them. The
+    first hyperparameter is the one that a sweep varies unless it is told otherwise."""
     needs_base: Callable[[Mapping[str, Any]], bool] = lambda options: False
     """Whether the base is needed under these options."""
     statistics: Callable[[Mapping[str, Any]], tuple[str, ...]] = lambda options: ()

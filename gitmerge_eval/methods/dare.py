@@ -64,11 +64,13 @@ METHOD = MergeMethod(
     arrays="any",
     reference="Yu et al. 2024, arXiv 2311.03099",
     hyperparameters=(
-        scale_option(DEFAULT_SCALE, "the factor of the summed task vectors"),
+        scale_option(
+            DEFAULT_SCALE, "the factor of the summed task vectors", tuned_by="task-arithmetic"
+        ),
         drop_rate_option(0.5),
         SEED,
     ),
-    sweeps={"scale": over_scales, "drop_rate": over_drop_rates},
+    sweeps={"drop_rate": over_drop_rates, "scale": over_scales},
     needs_base=lambda options: True,
     merging_flops=lambda shape, options: (6 * shape.models + 1) * shape.inputs * shape.outputs,
     flops_formula="(6M+1)·dk",

@@ -52,18 +52,12 @@ def traces(repository):
 
 
 @pytest.mark.parametrize(("method", "option", "values"), FAMILIES)
-@pytest.mark.parametrize("memory", ["auto", "1M"])
-def test_one_pass_makes_the_files_of_separate_merges(
-    repository, tmp_path, method, option, values, memory
-):
+def test_one_pass_makes_the_files_of_separate_merges(repository, tmp_path, method, option, values):
     plans = [plan(repository, method, f"{option}={value}") for value in values]
     before = traces(repository)
+    parameter, small = option.replace("-", "_"), Resources(memory="1M")
     found, cost = candidates.compute_candidates(
-        plans,
-        option.replace("-", "_"),
-        repository.git,
-        tmp_path,
-        resources=Resources(memory=memory),
+        plans, parameter, repository.git, tmp_path, resources=small
     )
     assert traces(repository) == before
     assert repository.git.text("status", "--porcelain") == ""

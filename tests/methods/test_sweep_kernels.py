@@ -62,8 +62,8 @@ def both(name, parameter, groups, **given):
 def test_the_papers_hyperparameters_share_their_work():
     assert FAMILIES == [
         ("task-arithmetic", "scale"),
-        ("dare", "scale"),
         ("dare", "drop_rate"),
+        ("dare", "scale"),
         ("ties", "scale"),
         ("dare-ties", "scale"),
         ("regmean", "off_diagonal"),
