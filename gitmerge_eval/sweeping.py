@@ -105,7 +105,8 @@ def sweep(
         )
     planner = Planner(repository, revisions, settings.checkpoint)
     names, skipped = _usable(planner, settings.methods)
-    options = grid(names, settings.grid)
+    own = [text for text in settings.grid if text.partition(".")[0] not in skipped]
+    options = grid(names, own)
     digest = _digest(planner, options, settings)
     with study(
         planner,
