@@ -26,7 +26,8 @@ from gitmerge_eval.merging.devices import (
     choose_memory,
     describe,
 )
-from gitmerge_eval.merging.engine import Engine, Family, MergedGroup
+from gitmerge_eval.merging.engine import Engine
+from gitmerge_eval.merging.merged_group import Family, MergedGroup
 from gitmerge_eval.merging.output import COPIED, Output
 from gitmerge_eval.merging.peak import Peak, peak_memory
 from gitmerge_eval.merging.planning import CheckpointPlan, layer_shape
@@ -156,21 +157,25 @@ def _compute_files(
 ) -> list[CandidateFile]:
     """All plans in one pass: each tensor is decoded once, each result written as it comes."""
     plan, store = plans[0], ObjectStore(repository)
-    engine = Engine(
-        plan,
-        store,
-        device=choose_device(resources.device, plan.method),
-        memory=choose_memory(resources.memory),
-        family=family,
-    )
     with ExitStack() as stack:
         outputs = [
             stack.enter_context(Output(one, store, _fresh(folder, one), durable=False))
             for one in plans
         ]
+        engine = Engine(
+            plan,
+            store,
+            device=choose_device(resources.device, plan.method),
+            memory=choose_memory(resources.memory),
+            family=family,
+            place=lambda group, number, positions, part: outputs[number].write_part(
+                group.name, positions, part
+            ),
+        )
 
         def write(merged: MergedGroup) -> None:
-            outputs[merged.number].write(merged.plan.name, merged.array)
+            if not engine.tiled:
+                outputs[merged.number].write(merged.plan.name, merged.array)
 
         scalars = engine.scalars({}, lambda name, values: None)
         for number, _ in enumerate(engine.run(write, plan.computed, scalars)):

@@ -19,7 +19,8 @@ from gitmerge_eval.merging.devices import (
     choose_memory,
     describe,
 )
-from gitmerge_eval.merging.engine import Engine, MergedGroup, known_records
+from gitmerge_eval.merging.engine import Engine
+from gitmerge_eval.merging.merged_group import MergedGroup, known_records
 from gitmerge_eval.merging.output import COPIED, IsThere, ModelFiles, Output
 from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan
 from gitmerge_eval.merging.reuse import Reuse

@@ -9,11 +9,11 @@ at a time, each group on one thread. Torch is imported where a method needs it: 
 from __future__ import annotations
 
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -29,10 +29,17 @@ from gitmerge_eval.errors import CheckpointError
 from gitmerge_eval.merging import tiles
 from gitmerge_eval.merging.inputs import GroupReader, Inputs, Slot, inside
 from gitmerge_eval.merging.lanes import Lanes, free_bytes
+from gitmerge_eval.merging.merged_group import NO_VALUE, Family, MergedGroup, Place, united
 from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan, working_bytes
 from gitmerge_eval.merging.precision import finite, stored, widened
 from gitmerge_eval.merging.threads import one_thread_each, threads, without_warnings
-from gitmerge_eval.records import Outcome, ParameterGroup, Part, Scalar, ScalarNeeded
+from gitmerge_eval.records import (
+    Outcome,
+    ParameterGroup,
+    Part,
+    Scalar,
+    ScalarNeeded,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -45,34 +52,18 @@ Result = TypeVar("Result")
 Item = TypeVar("Item")
 
 WORKERS = os.cpu_count() or 1
-_NO_VALUE: Any = np.empty(0)
 _Work = tuple[GroupPlan, GroupReader, Chunk]
 """One chunk of a group, and who reads it."""
 _AHEAD_BYTES = 48 << 20
 """Results of elementwise methods that wait to be stored, for each thread."""
 
 
-@dataclass(frozen=True)
-class MergedGroup:
-    """One computed group: its plan, its value in the stored dtype, and the kernel's remarks."""
-
-    plan: GroupPlan
-    array: NDArray[Any]
-    outcome: Outcome
-    number: int = 0
-    """Which of a family's values it was merged under."""
-
-
-@dataclass(frozen=True)
-class Family:
-    """Values of one hyperparameter, in ascending order, that are merged in one pass."""
-
-    parameter: str
-    values: tuple[Any, ...]
-
-
 class Engine:
-    """Computes one plan on one device; with a ``family`` under each of its values at once."""
+    """Computes one plan on one device; with a ``family`` under each of its values at once.
+
+    With ``place`` tiles are handed on as they come: no group is ever whole, and a MergedGroup that
+    was :attr:`tiled` has no array.
+    """
 
     def __init__(
         self,
@@ -83,10 +74,12 @@ class Engine:
         memory: int,
         workers: int = WORKERS,
         family: Family | None = None,
+        place: Place | None = None,
     ) -> None:
         self.plan, self.store, self.device, self.memory = plan, store, device, memory
         self.workers = workers
         self.family = family
+        self.place = place
         self.inputs = Inputs(plan, store)
         self._pool: ThreadPoolExecutor
 
@@ -171,11 +164,11 @@ class Engine:
             for scalar in own:
                 if not scalar.on_demand:
                     scalars[scalar.name] = self._scalar(scalar, (group,), scalars)
-            if not self._tiled and self.device == "cpu":
+            if not self.tiled and self.device == "cpu":
                 return self._pool.submit(self._finish_whole, group, scalars, finish).result()
             merged = (
                 self._merge_tiles_on_demand(group, scalars, own)
-                if self._tiled
+                if self.tiled
                 else self._merge_whole(group, scalars)
             )
             futures = [self._pool.submit(finish, one) for one in merged]
@@ -279,16 +272,22 @@ class Engine:
     ) -> tuple[MergedGroup, ...]:
         """Every tile merged, cast once and put in its place."""
         assert group.record is not None
-        arrays = [self._room(group.record) for _ in range(self._count)]
         dtype = group.record.dtype
+        arrays = [NO_VALUE] * self._count
+        if self.place is None:
+            arrays = [self._room(group.record) for _ in arrays]
 
         def of_chunk(work: _Work) -> list[Outcome]:
             outcomes = []
             for tile in self._tiles(work, scalars):
                 assert tile.positions is not None
-                for array, outcome in zip(arrays, self._outcomes(tile), strict=True):
-                    tiles.put(array, tile.positions, stored(outcome.value, dtype))
-                    outcomes.append(replace(outcome, value=_NO_VALUE))
+                for number, outcome in enumerate(self._outcomes(tile)):
+                    part = stored(outcome.value, dtype)
+                    if self.place is None:
+                        tiles.put(arrays[number], tile.positions, part)
+                    else:
+                        self.place(group, number, tile.positions, part)
+                    outcomes.append(replace(outcome, value=NO_VALUE))
             return outcomes
 
         parts = [p for chunk in self._ahead(of_chunk, self._chunks((group,))) for p in chunk]
@@ -339,7 +338,7 @@ class Engine:
     @property
     def _in_flight(self) -> int:
         """Bytes of groups that may be worked on at a time."""
-        if self._tiled:
+        if self.tiled:
             return min(self.memory, self.workers * _AHEAD_BYTES)
         # What a system is solved with lies on the GPU; the host holds its threads' staging.
         return self.memory if self.device == "cpu" else free_bytes(self.device) * 4 // 5
@@ -347,18 +346,20 @@ class Engine:
     def _footprint(self, group: GroupPlan) -> int:
         """What a group that is worked on takes, whatever the number of constituents."""
         assert group.record is not None
-        if self._tiled:
+        if self.tiled:
             # A product is decomposed: itself, U, Vᵀ and what LAPACK works in.
-            return (6 if self.plan.outline else 2) * self._count * group.record.nbytes
+            count = 1 if self.place else self._count
+            return (6 if self.plan.outline else 2) * count * group.record.nbytes
         return working_bytes(group, "gram" in self.plan.statistics)
 
     @property
-    def _tiled(self) -> bool:
+    def tiled(self) -> bool:
+        """Whether groups are merged tile by tile."""
         return self.plan.method.elementwise and self.device == "cpu"
 
     @property
     def _needs_torch(self) -> bool:
-        numpy_alone = self._tiled and self.plan.method.arrays == "any"
+        numpy_alone = self.tiled and self.plan.method.arrays == "any"
         return not numpy_alone or self.plan.outline is not None  # an adapter is factored by torch
 
     @property
@@ -366,20 +367,6 @@ class Engine:
         import torch
 
         return torch.float64 if self.plan.spec.accumulate == "float64" else torch.float32
-
-
-def known_records(plan: CheckpointPlan, name: str) -> list[GroupRecord]:
-    """What base and constituents have for the group: an unchanged group keeps its entry."""
-    return [s.metadata.groups[name] for s in plan.sources if name in s.metadata.groups]
-
-
-def united(parts: Sequence[Outcome]) -> Outcome:
-    """The remarks of all tiles once each, their figures added up; no value."""
-    figures: Counter[str] = Counter()
-    for part in parts:
-        figures.update(part.figures)
-    remarks = dict.fromkeys(remark for part in parts for remark in part.remarks)
-    return Outcome(_NO_VALUE, tuple(remarks), dict(figures))
 
 
 def _unpacked(tensor: Tensor, slot: Slot) -> Tensor:

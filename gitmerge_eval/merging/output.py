@@ -19,6 +19,7 @@ from gitmerge_eval.checkpoints.sharded import ShardIndex
 from gitmerge_eval.merging import adapters
 from gitmerge_eval.merging.models import single_of
 from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan
+from gitmerge_eval.records import Positions
 
 COPIED = ("identical", "added", "not-averaged")
 """States in which the stored object is referenced again."""
@@ -95,6 +96,12 @@ class Output:
         for alike in (name, *self._tied.get(name, ())):
             if writer := self._writers.get(self._path_of(alike)):
                 writer.write(alike, array)
+
+    def write_part(self, name: str, positions: Positions, part: NDArray[Any]) -> None:
+        """:meth:`write` for a tile of a merged group."""
+        for alike in (name, *self._tied.get(name, ())):
+            if writer := self._writers.get(self._path_of(alike)):
+                writer.write_part(alike, positions.starts, positions.run, part)
 
     def write_stored(
         self, found: Mapping[str, Sequence[GroupRecord]], names: Sequence[str]
