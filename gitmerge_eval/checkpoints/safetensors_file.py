@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from threading import Lock
 from types import TracebackType
 from typing import Any
 
@@ -202,9 +201,7 @@ class SafetensorsWriter:
         self._durable = durable
         self._layout = layout
         prefix, self._offsets = arrange(layout, header)
-        self._missing = {name: prod(shape) for name, (shape, _) in layout.items() if prod(shape)}
-        """name -> the elements that are still to come."""
-        self._lock = Lock()
+        self._missing = set(layout)
         self._temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.tmp")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         self._file = -1
@@ -228,11 +225,11 @@ class SafetensorsWriter:
             self._write_at(data_of(array), self._start + self._offsets[name])
         except OSError as error:
             raise self._failure(error) from error
-        self._missing.pop(name, None)
+        self._missing.discard(name)
 
     def write_part(self, name: str, starts: Sequence[int], run: int, part: Array) -> None:
         """Put a part of a tensor in its place: rows of ``run`` elements, row r from the flat
-        position ``starts[r]`` on. Every element is written once."""
+        position ``starts[r]`` on. :meth:`mark_whole` says when all of it is there."""
         dtype = self._layout[name][1]
         if part.dtype.name != dtype or part.size != run * len(starts):
             raise CheckpointError(
@@ -247,10 +244,10 @@ class SafetensorsWriter:
                 self._write_at(piece, offset + int(start) * part.itemsize)
         except OSError as error:
             raise self._failure(error) from error
-        with self._lock:
-            self._missing[name] -= part.size
-            if not self._missing[name]:
-                del self._missing[name]
+
+    def mark_whole(self, name: str) -> None:
+        """The tensor's parts have all been written."""
+        self._missing.discard(name)
 
     def close(self) -> None:
         """Put the file in place; CheckpointError, and no file, if a tensor was not written."""

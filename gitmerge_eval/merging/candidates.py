@@ -174,7 +174,9 @@ def _compute_files(
         )
 
         def write(merged: MergedGroup) -> None:
-            if not engine.tiled:
+            if engine.tiled:
+                outputs[merged.number].mark_whole(merged.plan.name)
+            else:
                 outputs[merged.number].write(merged.plan.name, merged.array)
 
         scalars = engine.scalars({}, lambda name, values: None)

@@ -38,7 +38,8 @@ class Family:
 
 
 Place = Callable[[GroupPlan, int, Positions, "NDArray[Any]"], None]
-"""``place(group, number, positions, part)``: takes a tile of what a group is merged into."""
+"""``place(group, number, positions, part)``: takes a tile of what a group is merged into; once more
+where the group had to be merged again with a scalar that it asked for."""
 
 
 def known_records(plan: CheckpointPlan, name: str) -> list[GroupRecord]:

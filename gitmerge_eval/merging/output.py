@@ -98,10 +98,16 @@ class Output:
                 writer.write(alike, array)
 
     def write_part(self, name: str, positions: Positions, part: NDArray[Any]) -> None:
-        """:meth:`write` for a tile of a merged group."""
+        """:meth:`write` for a tile of a merged group; :meth:`mark_whole` follows the last."""
         for alike in (name, *self._tied.get(name, ())):
             if writer := self._writers.get(self._path_of(alike)):
                 writer.write_part(alike, positions.starts, positions.run, part)
+
+    def mark_whole(self, name: str) -> None:
+        """The tiles of a group, and of those tied to it, are all where they shall be."""
+        for alike in (name, *self._tied.get(name, ())):
+            if writer := self._writers.get(self._path_of(alike)):
+                writer.mark_whole(alike)
 
     def write_stored(
         self, found: Mapping[str, Sequence[GroupRecord]], names: Sequence[str]

@@ -73,6 +73,31 @@ def test_one_pass_makes_the_files_of_separate_merges(repository, tmp_path, metho
     assert cost.read_bytes == plans[0].read_bytes
 
 
+def test_even_votes_are_settled_as_in_a_merge(tmp_path):
+    """A group that asks for its majority sign after some tiles is merged once more."""
+    base = {"wide.weight": torch.zeros(700, 800)}
+    made = ModelRepository(tmp_path / "repository", base)
+    for number, name in enumerate(BRANCHES[:2]):
+        moved = torch.ones(700, 800)
+        moved[350:] *= (-1) ** number
+        made.branch(name, {"wide.weight": moved})
+    heads = resolve(made.git, BRANCHES[:2])
+    paths = deciding.touched(made.git, heads)
+    plans = [
+        deciding.decide(
+            made.git,
+            heads,
+            merge_options.parse([("method", "ties"), ("density", "1.0"), ("scale", scale)]),
+            paths,
+        ).plans[0]
+        for scale in ("0.5", "1.0")
+    ]
+    found, _ = candidates.compute_candidates(plans, "scale", made.git, tmp_path)
+    for one, ours in zip(plans, found, strict=True):
+        alone, _ = candidates.compute_alone(one, made.git, tmp_path / "alone")
+        assert ours.file.read_bytes() == alone.file.read_bytes()
+
+
 @pytest.mark.parametrize("method", ["average", "fisher", "slerp"])
 def test_one_plan_needs_no_family(repository, tmp_path, method):
     one = plan(repository, method)
