@@ -10,7 +10,7 @@ import json
 import mmap
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -185,13 +185,20 @@ class SafetensorsWriter:
     ...     writer.write("w", array)
 
     The bytes go to a temporary file beside ``path``, which takes its place only when every tensor
-    was written; an exception inside the ``with`` block removes it.
+    was written; an exception inside the ``with`` block removes it. One that need not be ``durable``
+    may be torn by a power cut, and does not wait for the disk.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], layout: Layout, header: Mapping[str, str]
+        self,
+        path: str | os.PathLike[str],
+        layout: Layout,
+        header: Mapping[str, str],
+        *,
+        durable: bool = True,
     ) -> None:
         self.path = Path(path)
+        self._durable = durable
         self._layout = layout
         prefix, self._offsets = arrange(layout, header)
         self._missing = set(layout)
@@ -220,6 +227,28 @@ class SafetensorsWriter:
             raise self._failure(error) from error
         self._missing.discard(name)
 
+    def write_part(self, name: str, starts: Sequence[int], run: int, part: Array) -> None:
+        """Put a part of a tensor in its place: rows of ``run`` elements, row r from the flat
+        position ``starts[r]`` on. :meth:`mark_whole` says when all of it is there."""
+        dtype = self._layout[name][1]
+        if part.dtype.name != dtype or part.size != run * len(starts):
+            raise CheckpointError(
+                f"a part of tensor {name!r} was announced as {run * len(starts)} elements of "
+                f"{dtype} and came as {part.size} of {part.dtype.name}"
+            )
+        data, nbytes = data_of(part), run * part.itemsize
+        offset = self._start + self._offsets[name]
+        try:
+            for row, start in enumerate(starts):
+                piece = data[row * nbytes : (row + 1) * nbytes]
+                self._write_at(piece, offset + int(start) * part.itemsize)
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def mark_whole(self, name: str) -> None:
+        """The tensor's parts have all been written."""
+        self._missing.discard(name)
+
     def close(self) -> None:
         """Put the file in place; CheckpointError, and no file, if a tensor was not written."""
         if self._missing:
@@ -230,7 +259,8 @@ class SafetensorsWriter:
                 f"({absent[0]!r}, …)"
             )
         try:
-            os.fsync(self._file)
+            if self._durable:
+                os.fsync(self._file)
             os.close(self._file)
             self._file = -1
             self._temporary.replace(self.path)

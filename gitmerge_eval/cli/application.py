@@ -15,6 +15,7 @@ from gitmerge_eval.cli import (
     evaluation,
     inspection,
     setup,
+    studying,
 )
 from gitmerge_eval.errors import GitMergeEvalError
 
@@ -26,7 +27,9 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for room in (setup, inspection, declaring, evaluation, benchmarking, cleaning, converting):
+for room in (
+    setup, inspection, declaring, evaluation, studying, benchmarking, cleaning, converting,
+):  # fmt: skip
     room.add_to(application)
 
 

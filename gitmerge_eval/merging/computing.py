@@ -19,7 +19,8 @@ from gitmerge_eval.merging.devices import (
     choose_memory,
     describe,
 )
-from gitmerge_eval.merging.engine import Engine, MergedGroup, known_records
+from gitmerge_eval.merging.engine import Engine
+from gitmerge_eval.merging.merged_group import MergedGroup, known_records
 from gitmerge_eval.merging.output import COPIED, IsThere, ModelFiles, Output
 from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan
 from gitmerge_eval.merging.reuse import Reuse
@@ -132,7 +133,7 @@ def _merge_groups(engine: Engine, reuse: Reuse, output: Output, progress: Progre
         reuse.keep(merged.plan, scalars, group)
         return group
 
-    for group, found in zip(missing, engine.run(store, missing, scalars), strict=True):
+    for group, (found,) in zip(missing, engine.run(store, missing, scalars), strict=True):
         done.groups[group.name] = found
         progress(f"merging {plan.spec.path}", len(done.groups), len(plan.computed))
     return done

@@ -9,11 +9,11 @@ at a time, each group on one thread. Torch is imported where a method needs it: 
 from __future__ import annotations
 
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -29,9 +29,17 @@ from gitmerge_eval.errors import CheckpointError
 from gitmerge_eval.merging import tiles
 from gitmerge_eval.merging.inputs import GroupReader, Inputs, Slot, inside
 from gitmerge_eval.merging.lanes import Lanes, free_bytes
+from gitmerge_eval.merging.merged_group import NO_VALUE, Family, MergedGroup, Place, united
 from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan, working_bytes
 from gitmerge_eval.merging.precision import finite, stored, widened
-from gitmerge_eval.records import Outcome, ParameterGroup, Part, Scalar, ScalarNeeded
+from gitmerge_eval.merging.threads import one_thread_each, threads, without_warnings
+from gitmerge_eval.records import (
+    Outcome,
+    ParameterGroup,
+    Part,
+    Scalar,
+    ScalarNeeded,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -44,24 +52,18 @@ Result = TypeVar("Result")
 Item = TypeVar("Item")
 
 WORKERS = os.cpu_count() or 1
-_NO_VALUE: Any = np.empty(0)
 _Work = tuple[GroupPlan, GroupReader, Chunk]
 """One chunk of a group, and who reads it."""
 _AHEAD_BYTES = 48 << 20
 """Results of elementwise methods that wait to be stored, for each thread."""
 
 
-@dataclass(frozen=True)
-class MergedGroup:
-    """One computed group: its plan, its value in the stored dtype, and the kernel's remarks."""
-
-    plan: GroupPlan
-    array: NDArray[Any]
-    outcome: Outcome
-
-
 class Engine:
-    """Computes one plan on one device."""
+    """Computes one plan on one device; with a ``family`` under each of its values at once.
+
+    With ``place`` tiles are handed on as they come: no group is ever whole, and a MergedGroup that
+    was :attr:`tiled` has no array.
+    """
 
     def __init__(
         self,
@@ -71,9 +73,13 @@ class Engine:
         device: str,
         memory: int,
         workers: int = WORKERS,
+        family: Family | None = None,
+        place: Place | None = None,
     ) -> None:
         self.plan, self.store, self.device, self.memory = plan, store, device, memory
         self.workers = workers
+        self.family = family
+        self.place = place
         self.inputs = Inputs(plan, store)
         self._pool: ThreadPoolExecutor
 
@@ -99,9 +105,10 @@ class Engine:
         finish: Callable[[MergedGroup], Result],
         groups: Sequence[GroupPlan],
         scalars: Mapping[str, tuple[float, ...]],
-    ) -> Iterator[Result]:
-        """``finish`` of each of ``groups`` when it is merged, in their order; it runs in the
-        engine's threads. ``scalars`` are those of the whole model.
+    ) -> Iterator[tuple[Result, ...]]:
+        """``finish`` of each of ``groups`` when it is merged, in their order: one result, or one
+        for each value of the family. It runs in the engine's threads. ``scalars`` are those of
+        the whole model.
 
         Raises NonFiniteValue (naming branch and group), CorruptObject, MissingObject, or
         NumericalError where the result does not fit the stored dtype.
@@ -128,10 +135,10 @@ class Engine:
         self.store.fetch(self.plan.opened.values())
         with ExitStack() as stack:
             stack.callback(self.inputs.close)
-            self._pool = stack.enter_context(_workers(self.workers))
+            self._pool = stack.enter_context(threads(self.workers))
             self._hash_ahead(groups)
             if self._needs_torch:
-                stack.enter_context(_one_thread_each())
+                stack.enter_context(one_thread_each())
                 self._lanes = Lanes(self.device)
             yield
 
@@ -151,19 +158,44 @@ class Engine:
         known: Mapping[str, tuple[float, ...]],
         own: Iterable[Scalar],
         finish: Callable[[MergedGroup], Result],
-    ) -> Result:
+    ) -> tuple[Result, ...]:
         with inside(f"group '{group.name}' of '{self.plan.spec.path}'"):
             scalars = dict(known)
             for scalar in own:
                 if not scalar.on_demand:
                     scalars[scalar.name] = self._scalar(scalar, (group,), scalars)
-            if self._tiled:
-                merged = self._merge_tiles_on_demand(group, scalars, own)
-            elif self.device == "cpu":
-                merged = self._pool.submit(self._merge_whole, group, scalars).result()
-            else:
-                merged = self._merge_whole(group, scalars)
-            return self._pool.submit(finish, merged).result()
+            if not self.tiled and self.device == "cpu":
+                return self._pool.submit(self._finish_whole, group, scalars, finish).result()
+            merged = (
+                self._merge_tiles_on_demand(group, scalars, own)
+                if self.tiled
+                else self._merge_whole(group, scalars)
+            )
+            futures = [self._pool.submit(finish, one) for one in merged]
+            return tuple(future.result() for future in futures)
+
+    def _finish_whole(
+        self,
+        group: GroupPlan,
+        scalars: Mapping[str, tuple[float, ...]],
+        finish: Callable[[MergedGroup], Result],
+    ) -> tuple[Result, ...]:
+        """A group on one thread; each of a family's values is finished before the next is
+        computed, a single one when what it was solved with has been freed."""
+        merged = self._merge_whole(group, scalars)
+        return tuple(map(finish, merged if self.family else tuple(merged)))
+
+    def _outcomes(self, group: ParameterGroup) -> Iterator[Outcome]:
+        """What the method makes of a group or tile: one outcome, or one for each value."""
+        method, options = self.plan.method, self.plan.options
+        if self.family is None:
+            yield method.merge(group, options)
+        else:
+            yield from method.sweep(group, options, self.family.parameter, self.family.values)
+
+    @property
+    def _count(self) -> int:
+        return len(self.family.values) if self.family else 1
 
     def _scalar(
         self,
@@ -195,7 +227,7 @@ class Engine:
         pending: deque[Future[Result]] = deque()
         try:
             for item in items:
-                pending.append(self._pool.submit(_without_warnings, function, item))
+                pending.append(self._pool.submit(without_warnings, function, item))
                 if len(pending) > 2 * self.workers:
                     yield pending.popleft().result()
             while pending:
@@ -226,7 +258,7 @@ class Engine:
 
     def _merge_tiles_on_demand(
         self, group: GroupPlan, scalars: Mapping[str, tuple[float, ...]], own: Iterable[Scalar]
-    ) -> MergedGroup:
+    ) -> tuple[MergedGroup, ...]:
         """Every tile merged; if one asks for a scalar of the group, all once more with it."""
         try:
             return self._merge_tiles(group, scalars)
@@ -237,27 +269,36 @@ class Engine:
 
     def _merge_tiles(
         self, group: GroupPlan, scalars: Mapping[str, tuple[float, ...]]
-    ) -> MergedGroup:
+    ) -> tuple[MergedGroup, ...]:
         """Every tile merged, cast once and put in its place."""
         assert group.record is not None
-        array = self._room(group.record)
-        method, options, dtype = self.plan.method, self.plan.options, group.record.dtype
+        dtype = group.record.dtype
+        arrays = [NO_VALUE] * self._count
+        if self.place is None:
+            arrays = [self._room(group.record) for _ in arrays]
 
         def of_chunk(work: _Work) -> list[Outcome]:
             outcomes = []
             for tile in self._tiles(work, scalars):
-                outcome = method.merge(tile, options)
                 assert tile.positions is not None
-                tiles.put(array, tile.positions, stored(outcome.value, dtype))
-                outcomes.append(replace(outcome, value=_NO_VALUE))
+                for number, outcome in enumerate(self._outcomes(tile)):
+                    part = stored(outcome.value, dtype)
+                    if self.place is None:
+                        tiles.put(arrays[number], tile.positions, part)
+                    else:
+                        self.place(group, number, tile.positions, part)
+                    outcomes.append(replace(outcome, value=NO_VALUE))
             return outcomes
 
         parts = [p for chunk in self._ahead(of_chunk, self._chunks((group,))) for p in chunk]
-        return MergedGroup(group, array, united(parts))
+        return tuple(
+            MergedGroup(group, array, united(parts[number :: self._count]), number)
+            for number, array in enumerate(arrays)
+        )
 
     def _merge_whole(
         self, group: GroupPlan, scalars: Mapping[str, tuple[float, ...]]
-    ) -> MergedGroup:
+    ) -> Iterator[MergedGroup]:
         """The kernel on the whole group, on one thread or, by a stream of its own, on a GPU."""
         assert group.record is not None
         slots = self.inputs.slots(group)
@@ -277,14 +318,14 @@ class Engine:
 
         with lane:
             seen = self.inputs.group(group, slots, load, scalars)
-            outcome = self.plan.method.merge(seen, self.plan.options)
-            array = stored(outcome.value, group.record.dtype)
-        return MergedGroup(group, array.reshape(group.record.shape), outcome)
+            for number, outcome in enumerate(self._outcomes(seen)):
+                array = stored(outcome.value, group.record.dtype).reshape(group.record.shape)
+                yield MergedGroup(group, array, outcome, number)
 
     def _room(self, record: GroupRecord) -> NDArray[Any]:
         """An array for a result: in a file where it would take most of the memory allowed."""
         dtype = BY_NAME[record.dtype].numpy
-        if 2 * record.nbytes <= self.memory:
+        if 2 * self._count * record.nbytes <= self.memory:
             return np.empty(record.shape, dtype)
         with self.store.temporary() as path:
             with path.open("xb") as file:
@@ -297,7 +338,7 @@ class Engine:
     @property
     def _in_flight(self) -> int:
         """Bytes of groups that may be worked on at a time."""
-        if self._tiled:
+        if self.tiled:
             return min(self.memory, self.workers * _AHEAD_BYTES)
         # What a system is solved with lies on the GPU; the host holds its threads' staging.
         return self.memory if self.device == "cpu" else free_bytes(self.device) * 4 // 5
@@ -305,18 +346,20 @@ class Engine:
     def _footprint(self, group: GroupPlan) -> int:
         """What a group that is worked on takes, whatever the number of constituents."""
         assert group.record is not None
-        if self._tiled:
+        if self.tiled:
             # A product is decomposed: itself, U, Vᵀ and what LAPACK works in.
-            return (6 if self.plan.outline else 2) * group.record.nbytes
+            count = 1 if self.place else self._count
+            return (6 if self.plan.outline else 2) * count * group.record.nbytes
         return working_bytes(group, "gram" in self.plan.statistics)
 
     @property
-    def _tiled(self) -> bool:
+    def tiled(self) -> bool:
+        """Whether groups are merged tile by tile."""
         return self.plan.method.elementwise and self.device == "cpu"
 
     @property
     def _needs_torch(self) -> bool:
-        numpy_alone = self._tiled and self.plan.method.arrays == "any"
+        numpy_alone = self.tiled and self.plan.method.arrays == "any"
         return not numpy_alone or self.plan.outline is not None  # an adapter is factored by torch
 
     @property
@@ -324,20 +367,6 @@ class Engine:
         import torch
 
         return torch.float64 if self.plan.spec.accumulate == "float64" else torch.float32
-
-
-def known_records(plan: CheckpointPlan, name: str) -> list[GroupRecord]:
-    """What base and constituents have for the group: an unchanged group keeps its entry."""
-    return [s.metadata.groups[name] for s in plan.sources if name in s.metadata.groups]
-
-
-def united(parts: Sequence[Outcome]) -> Outcome:
-    """The remarks of all tiles once each, their figures added up; no value."""
-    figures: Counter[str] = Counter()
-    for part in parts:
-        figures.update(part.figures)
-    remarks = dict.fromkeys(remark for part in parts for remark in part.remarks)
-    return Outcome(_NO_VALUE, tuple(remarks), dict(figures))
 
 
 def _unpacked(tensor: Tensor, slot: Slot) -> Tensor:
@@ -348,36 +377,8 @@ def _unpacked(tensor: Tensor, slot: Slot) -> Tensor:
     return tensor
 
 
-def _without_warnings(function: Callable[[Item], Result], item: Item) -> Result:
-    """What overflows or is no number is found in the results, and named."""
-    with np.errstate(all="ignore"):
-        return function(item)
-
-
 def _quietly(check: Callable[[Slot], object], slots: Iterable[Slot]) -> None:
     for slot in slots:
         # Whoever needs the object gets the error, with its group.
         with suppress(CheckpointError, OSError):
             check(slot)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Torch computes each tile and each group on the thread that asks: the same bytes always."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _workers(count: int) -> Iterator[ThreadPoolExecutor]:
-    pool = ThreadPoolExecutor(count, "merge")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -19,6 +19,7 @@ from gitmerge_eval.checkpoints.sharded import ShardIndex
 from gitmerge_eval.merging import adapters
 from gitmerge_eval.merging.models import single_of
 from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan
+from gitmerge_eval.records import Positions
 
 COPIED = ("identical", "added", "not-averaged")
 """States in which the stored object is referenced again."""
@@ -44,8 +45,9 @@ class ModelFiles:
 class Output:
     """Where the groups of a planned merge go while they are merged.
 
-    With a ``folder`` the work-tree files are written into it, unless they are there already.
-    A failure inside the ``with`` block leaves none of them.
+    With a ``folder`` the work-tree files are written into it, unless they are there already; those
+    that are used and thrown away need not be ``durable``. A failure inside the ``with`` block
+    leaves none of them.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class Output:
         store: ObjectStore,
         folder: Path | None = None,
         is_there: IsThere = lambda path, data: False,
+        *,
+        durable: bool = True,
     ) -> None:
-        self.plan, self.store = plan, store
+        self.plan, self.store, self._durable = plan, store, durable
         self.header = (plan.base or plan.constituents[0]).metadata.header
         self._groups = {
             g.name: g for g in plan.groups if g.record is not None and g.state != "conflict"
@@ -74,7 +78,7 @@ class Output:
             for path, place in self._contents.items():
                 names = self._names_in(path)
                 layout = {n: (r.shape, r.dtype) for n in names if (r := self._groups[n].record)}
-                writer = SafetensorsWriter(place, layout, self.header)
+                writer = SafetensorsWriter(place, layout, self.header, durable=self._durable)
                 self._writers[path] = opened.enter_context(writer)
             self._entered = opened.pop_all()
         return self
@@ -82,11 +86,28 @@ class Output:
     def __exit__(self, *raised: Any) -> None:
         self._entered.__exit__(*raised)
 
+    @property
+    def contents(self) -> Mapping[str, Path]:
+        """path -> where that file is, or will be when the block has ended."""
+        return self._contents
+
     def write(self, name: str, array: NDArray[Any]) -> None:
         """Put a merged group, and those tied to it, where the work tree shall have them."""
         for alike in (name, *self._tied.get(name, ())):
             if writer := self._writers.get(self._path_of(alike)):
                 writer.write(alike, array)
+
+    def write_part(self, name: str, positions: Positions, part: NDArray[Any]) -> None:
+        """:meth:`write` for a tile of a merged group; :meth:`mark_whole` follows the last."""
+        for alike in (name, *self._tied.get(name, ())):
+            if writer := self._writers.get(self._path_of(alike)):
+                writer.write_part(alike, positions.starts, positions.run, part)
+
+    def mark_whole(self, name: str) -> None:
+        """The tiles of a group, and of those tied to it, are all where they shall be."""
+        for alike in (name, *self._tied.get(name, ())):
+            if writer := self._writers.get(self._path_of(alike)):
+                writer.mark_whole(alike)
 
     def write_stored(
         self, found: Mapping[str, Sequence[GroupRecord]], names: Sequence[str]

@@ -54,6 +54,8 @@ def test_sizes_are_read(text, expected):
         (["merge", "--mergekit", "/no/such/program"], "'/no/such/program' is not a program"),
         (["merge", "--bf16-sharded", "7GB", "--mergekit", "x"], "reads no sharded checkpoints"),
         (["merge", "--bf16-sharded", "100MB", "-M", "2"], "embedding and one layer"),
+        (["sweep", "-M", "1"], "at least two models"),
+        (["sweep", "--methods", "average"], "nothing to sweep"),
         (["layer", "-M", "1"], "at least two models"),
         (["layer", "--device", "cpu", "--tf32"], "TF32 is a GPU's"),
         (["layer", "--methods", "avrage"], "did you mean 'average'"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gitmerge_eval.bench import merge, storage, synthetic
+from gitmerge_eval.bench import merge, storage, sweep, synthetic
 from gitmerge_eval.bench.models import Sharded, Towers
 from gitmerge_eval.bench.scratch import FILTERS, Scratch
 from gitmerge_eval.bench.synthetic import Float32Model
@@ -75,7 +75,7 @@ def test_a_session_leaves_the_repository_as_it_was(scratch):
     models = Towers(SIZE, "dense")
     clone = models.build(scratch, 2, (), plain=True, say=lambda line: None)
     settings = merge.Settings(("average",), (2,), SIZE, floor=False)
-    session = merge._Session(settings, scratch, clone, models)
+    session = merge.Session(settings, scratch, clone, models)
     before = merge._files(merge._objects(clone)), clone.quietly("for-each-ref")
     for _ in range(2):
         session.round(2, lambda line: None)
@@ -84,6 +84,14 @@ def test_a_session_leaves_the_repository_as_it_was(scratch):
     assert len(session.runs.ours[2, "average"]) == 2
     assert models.distance(models.folder(1), models.folder(1)) == 0.0
     assert models.distance(models.folder(1), models.folder(2)) > 1e-3
+
+
+def test_a_sweep_is_measured_against_a_merge(tmp_path):
+    settings = sweep.Settings(("task-arithmetic",), 2, SIZE, repeat=1, folder=tmp_path)
+    ((row,),) = (table.rows for table in sweep.run(settings).tables)
+    assert (row["method"], row["swept"], row["aim"]) == ("task-arithmetic", "scale", 1.5)
+    assert row["ratio"] == pytest.approx(row["sweep_seconds"] / row["merge_seconds"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_sharded_models_have_no_statistics(scratch, monkeypatch):

@@ -208,3 +208,29 @@ def test_a_header_length_beyond_reason():
 def test_bfloat16_reads_as_ml_dtypes():
     data = safetensors.numpy.save({"x": np.array([1.5, -2], ml_dtypes.bfloat16)})
     assert SafetensorsFile(data).read("x").astype(float).tolist() == [1.5, -2]
+
+
+def test_tensors_may_come_in_parts(tmp_path):
+    rng = np.random.default_rng(5)
+    wide, narrow = rng.standard_normal((6, 10)), rng.standard_normal(7).astype(np.float32)
+    layout = {"a": ((6, 10), "float64"), "b": ((7,), "float32"), "c": ((0, 3), "float32")}
+    with SafetensorsWriter(tmp_path / "parts", layout, {}) as writer:
+        writer.write_part("b", (0,), 7, np.zeros(7, np.float32))
+        writer.write_part("a", [0, 10, 20, 30, 40, 50], 4, wide[:, :4])
+        writer.write_part("b", (0,), 7, narrow)
+        writer.write_part("a", (4, 14, 24, 34, 44, 54), 6, wide[:, 4:])
+        with pytest.raises(CheckpointError, match="announced as 6 elements"):
+            writer.write_part("b", (0,), 6, narrow)
+        for name in layout:
+            writer.mark_whole(name)
+    found = SafetensorsFile(tmp_path / "parts")
+    assert np.array_equal(found.read("a"), wide)
+    assert np.array_equal(found.read("b"), narrow)
+
+
+def test_parts_are_not_a_tensor_before_somebody_says_so(tmp_path):
+    writer = SafetensorsWriter(tmp_path / "torn", {"b": ((7,), "float32")}, {})
+    writer.write_part("b", (0,), 7, np.zeros(7, np.float32))
+    with pytest.raises(CheckpointError, match="not whole"):
+        writer.close()
+    assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,22 @@ FULL = MergeTrailers(
     constituents=(("1" * 40, "fruit-quickdraw"), ("2" * 40, "bird/réal")),
     models=(("c" * 40, "model.safetensors"), ("d" * 40, "a folder/mödel 2.safetensors")),
     specs=(("e" * 64, "model.safetensors"), ("f" * 64, "a folder/mödel 2.safetensors")),
+    sweep=f"{'9' * 64} heldin-validation 81.2500 of 53 candidates",
 )
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [
+        (FULL.sweep, FULL.sweep),
+        ("", ""),
+        (f"{FULL.sweep}\nMerge-Method: other", ""),
+        ("some text of another program", ""),
+    ],
+)
+def test_only_a_sweep_is_taken_from_the_environment(monkeypatch, told, kept):
+    monkeypatch.setenv(trailers.SWEEP_VARIABLE, told)
+    assert trailers.sweep_from_environment() == kept
 
 
 def state_for(repository, **changes):
