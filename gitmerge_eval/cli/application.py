@@ -14,6 +14,7 @@ from gitmerge_eval.cli import (
     declaring,
     evaluation,
     inspection,
+    reporting,
     setup,
 )
 from gitmerge_eval.errors import GitMergeEvalError
@@ -26,7 +27,16 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for room in (setup, inspection, declaring, evaluation, benchmarking, cleaning, converting):
+for room in (
+    setup,
+    inspection,
+    declaring,
+    evaluation,
+    benchmarking,
+    cleaning,
+    converting,
+    reporting,
+):
     room.add_to(application)
 
 

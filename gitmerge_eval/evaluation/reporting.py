@@ -58,9 +58,18 @@ def note_table(note: EvaluationNote) -> str:
 def _origin(note: EvaluationNote) -> str:
     if note.method is None:
         return note.path
-    options = ", ".join(f"{name}={_plain(value)}" for name, value in sorted(note.options.items()))
+    options = options_text(note.options)
     of = f" of {', '.join(note.constituents)}" if note.constituents else ""
     return f"{note.method}{f' ({options})' if options else ''}{of}"
+
+
+def options_text(options: Mapping[str, Any]) -> str:
+    """A method's options in one line, in the order of their names.
+
+    >>> options_text({"scale": 0.30000000000000004, "density": 0.2})
+    'density=0.2, scale=0.3'
+    """
+    return ", ".join(f"{name}={_plain(value)}" for name, value in sorted(options.items()))
 
 
 def _plain(value: object) -> str:

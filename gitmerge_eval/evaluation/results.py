@@ -32,6 +32,10 @@ _FIND = """
 SELECT value, seconds, device FROM scores WHERE checkpoint = ? AND benchmark = ? AND settings = ?
 AND task = ? AND split = ? AND evaluator_version = ? AND fingerprint = ?
 """
+_EVERY = """
+SELECT checkpoint, benchmark, settings, task, split, evaluator_version, fingerprint, value, seconds,
+device FROM scores
+"""
 _STORE = "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, datetime('now'))"
 
 
@@ -80,6 +84,11 @@ class Results:
             if row is not None:
                 known[key] = Score(*row)
         return known
+
+    def every(self) -> dict[ScoreKey, Score]:
+        """All that is known, in the order of the keys."""
+        rows = self._connection.execute(_EVERY)
+        return {ScoreKey(*row[:7]): Score(*row[7:]) for row in rows}
 
     def store(self, scores: Mapping[ScoreKey, Score]) -> None:
         """Remember ``scores``, all or none of them."""

@@ -152,9 +152,7 @@ class Runs:
     def find(self, *, source: str | None = None, study: str | None = None) -> list[Run]:
         """The runs known, oldest first: all, or those of one source or study."""
         found = [Run.from_dict(json.loads(text)) for (text,) in self._connection.execute(_FIND)]
-        return [
-            run for run in found if source in (None, run.source) and study in (None, run.study)
-        ]
+        return [run for run in found if source in (None, run.source) and study in (None, run.study)]
 
 
 @contextmanager
