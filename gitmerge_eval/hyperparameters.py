@@ -24,6 +24,8 @@ class Hyperparameter:
     exclusive_minimum: bool = False
     choices: tuple[str, ...] = ()
     sweep: tuple[Any, ...] = ()
+    tuned_by: str = ""
+    """The method whose best value of the same name a sweep takes over for this one."""
     positional: bool = False
     """Whether its value speaks of the order of the heads (weights, SLERP's t)."""
 

@@ -129,6 +129,11 @@ class MergeMethod:
     """``kernel(group, **options)``; pure, works in the group's dtype and on its device."""
     reference: str
     hyperparameters: tuple[Hyperparameter, ...] = ()
+    sweeps: Mapping[str, Callable[..., Iterator[Array | Outcome]]] = field(default_factory=dict)
+    """hyperparameter -> ``kernel(group, values, **others)``: what the method's kernel makes of the
+    group under each of the values, in their order, by shared work: bit for bit where the method is
+    elementwise, else within 1e-6. The values ascend; neither needs nor scalars depend on them. The
+    first hyperparameter is the one that a sweep varies unless it is told otherwise."""
     needs_base: Callable[[Mapping[str, Any]], bool] = lambda options: False
     """Whether the base is needed under these options."""
     statistics: Callable[[Mapping[str, Any]], tuple[str, ...]] = lambda options: ()
@@ -186,6 +191,16 @@ class MergeMethod:
         """The kernel's result, always as an Outcome."""
         result = self.kernel(group, **options)
         return result if isinstance(result, Outcome) else Outcome(result)
+
+    def sweep(
+        self, group: ParameterGroup, options: Mapping[str, Any], name: str, values: Sequence[Any]
+    ) -> Iterator[Outcome]:
+        """:meth:`merge` for each value of the hyperparameter ``name``, which is in ``sweeps``, the
+        others being those of ``options``. What is yielded may share memory with what came before.
+        """
+        others = {key: value for key, value in options.items() if key != name}
+        for result in self.sweeps[name](group, tuple(values), **others):
+            yield result if isinstance(result, Outcome) else Outcome(result)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gitmerge_eval.checkpoints.lfs import ObjectStore
+from gitmerge_eval.checkpoints.scratch_store import ScratchStore
 from gitmerge_eval.checkpoints.sharded import is_index
 from gitmerge_eval.errors import (
     CorruptObject,
@@ -167,7 +167,7 @@ def _recompute(
                 "constituents: one of them was edited"
             )
         with TemporaryDirectory(prefix="gitmerge-eval-") as folder:
-            store = _ScratchStore(repository, Path(folder))
+            store = ScratchStore(repository, Path(folder))
             done = compute(plan, store, resources=resources, fresh=fresh, progress=progress)
             written = written_model(repository, commit, path, done.files)
             exact, wrong = compare(plan, done.files, written, store, rounded=not ours)
@@ -224,13 +224,3 @@ def _path_in(repository: Repository, commit: str, path: str, merge: str) -> str 
 
 def _text(value: Any) -> str:
     return ",".join(map(repr, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-class _ScratchStore(ObjectStore):
-    """Reads the repository's objects and keeps new ones in a folder that goes away."""
-
-    def __init__(self, repository: Repository, scratch: Path) -> None:
-        super().__init__(repository)
-        own = ObjectStore(repository)
-        self._borrowed = [own.folder / "objects", *own._borrowed]
-        self.folder = scratch

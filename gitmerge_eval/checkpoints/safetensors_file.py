@@ -185,13 +185,20 @@ class SafetensorsWriter:
     ...     writer.write("w", array)
 
     The bytes go to a temporary file beside ``path``, which takes its place only when every tensor
-    was written; an exception inside the ``with`` block removes it.
+    was written; an exception inside the ``with`` block removes it. One that need not be ``durable``
+    may be torn by a power cut, and does not wait for the disk.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], layout: Layout, header: Mapping[str, str]
+        self,
+        path: str | os.PathLike[str],
+        layout: Layout,
+        header: Mapping[str, str],
+        *,
+        durable: bool = True,
     ) -> None:
         self.path = Path(path)
+        self._durable = durable
         self._layout = layout
         prefix, self._offsets = arrange(layout, header)
         self._missing = set(layout)
@@ -230,7 +237,8 @@ class SafetensorsWriter:
                 f"({absent[0]!r}, …)"
             )
         try:
-            os.fsync(self._file)
+            if self._durable:
+                os.fsync(self._file)
             os.close(self._file)
             self._file = -1
             self._temporary.replace(self.path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def evaluate(
     models, remarks = models_of(repository, subject)
     folder = repository.common_directory / FOLDER / "evaluated"
     with open_results(results_path(repository)) as results, workspace(repository, folder) as room:
-        scorer = _Scorer(repository, subject, split, device, results, room, force)
+        scorer = Scorer(repository, subject, split, device, results, room, force)
         scorer.score(models, progress or (lambda step: None))
     note = _note(subject, models, scorer, tuple(remarks + scorer.remarks))
     note = _with_summary(note, subject, models, scorer)
@@ -102,7 +102,7 @@ def results_path(repository: Repository) -> Path:
 
 
 @dataclass
-class _Scorer:
+class Scorer:
     """Scores models on tasks: from the cache, else by the benchmark, one checkpoint at a time."""
 
     repository: Repository
@@ -119,12 +119,7 @@ class _Scorer:
 
     def score(self, models: Sequence[Model], progress: ProgressCallback) -> None:
         """Fill ``scores``; a baseline that cannot be read becomes a remark."""
-        settings = self.subject.declaration.settings
-        self.fingerprints = {
-            task: self.subject.benchmark.fingerprint(task, self.split, settings=settings)
-            for task in self.subject.tasks
-        }
-        missing = self._missing(models)
+        missing = self.missing(models)
         total = sum(len(tasks) for _, tasks in missing)
         done = 0
         for model, tasks in missing:
@@ -137,8 +132,15 @@ class _Scorer:
                 self.remarks.append(f"no scores of {model.label}: {error}")
             done += len(tasks)
 
-    def _missing(self, models: Sequence[Model]) -> list[tuple[Model, tuple[str, ...]]]:
-        """Each distinct checkpoint with the tasks that the cache does not know."""
+    def missing(self, models: Sequence[Model]) -> list[tuple[Model, tuple[str, ...]]]:
+        """Each distinct checkpoint with the tasks that the cache does not know; ``scores`` then
+        has the known ones."""
+        settings = self.subject.declaration.settings
+        for task in self.subject.tasks:
+            if task not in self.fingerprints:
+                self.fingerprints[task] = self.subject.benchmark.fingerprint(
+                    task, self.split, settings=settings
+                )
         wanted: dict[str, tuple[Model, dict[str, None]]] = {}
         for model in models:
             _, tasks = wanted.setdefault(model.identity, (model, {}))
@@ -163,7 +165,9 @@ class _Scorer:
         if self.subject.benchmark.summarise:
             keys = {task: self._key(model.identity, task) for task in tasks}
             keeping["outputs"] = {task: self.outputs.fresh(key) for task, key in keys.items()}
-        with self.room.laid_out(model.blob, self.subject.path, model.companions) as file:
+        with self.room.laid_out(
+            model.blob, self.subject.path, model.companions, model.file
+        ) as file:
             start = time.perf_counter()
             found = self.subject.benchmark.evaluate(
                 file,
@@ -192,6 +196,37 @@ class _Scorer:
         if (model.identity, task) not in self.scores:
             return None
         return self.outputs.of(self._key(model.identity, task))
+
+    def table(
+        self, evaluated: str, models: Sequence[Model], statuses: Mapping[str, Sequence[str]]
+    ) -> tuple[TaskScore, ...]:
+        """The scores of the model with the identity ``evaluated``, beside those of the baselines
+        among ``models``; ``statuses``: status -> its tasks."""
+
+        def value(role: str, task: str) -> float | None:
+            known = [
+                self.scores[model.identity, task].value
+                for model in models
+                if model.role == role
+                and (model.identity, task) in self.scores
+                and task in model.tasks
+            ]
+            # Two constituents may be of one task: the better is what merging has to match.
+            return max(known, default=None)
+
+        return tuple(
+            TaskScore(
+                task=task,
+                status=status,
+                merged=self.scores[evaluated, task].value,
+                pretrained=value("pretrained", task),
+                individual=value("individual", task),
+                multitask=value("multitask", task),
+                fingerprint=self.fingerprints[task],
+            )
+            for status, tasks in statuses.items()
+            for task in tasks
+        )
 
     def _key(self, identity: str, task: str) -> ScoreKey:
         return ScoreKey(
@@ -251,7 +286,7 @@ def resolved_device(repository: Repository, device: str) -> str:
 
 
 def _with_summary(
-    note: EvaluationNote, subject: Subject, models: Sequence[Model], scorer: _Scorer
+    note: EvaluationNote, subject: Subject, models: Sequence[Model], scorer: Scorer
 ) -> EvaluationNote:
     common = scorer.repository.common_directory
     sheet = common / FOLDER / summaries.SHEETS / f"{subject.commit[:10]}-{scorer.split}.png"
@@ -261,33 +296,9 @@ def _with_summary(
 
 
 def _note(
-    subject: Subject, models: Sequence[Model], scorer: _Scorer, remarks: tuple[str, ...]
+    subject: Subject, models: Sequence[Model], scorer: Scorer, remarks: tuple[str, ...]
 ) -> EvaluationNote:
     evaluated = next(model.identity for model in models if model.role == "merged")
-
-    def value(role: str, task: str) -> float | None:
-        known = [
-            scorer.scores[model.identity, task].value
-            for model in models
-            if model.role == role
-            and (model.identity, task) in scorer.scores
-            and task in model.tasks
-        ]
-        # Two constituents may be of one task: the better one is what merging has to match.
-        return max(known, default=None)
-
-    def scores(status: str, tasks: Sequence[str]) -> Iterator[TaskScore]:
-        for task in tasks:
-            yield TaskScore(
-                task=task,
-                status=status,
-                merged=scorer.scores[evaluated, task].value,
-                pretrained=value("pretrained", task),
-                individual=value("individual", task),
-                multitask=value("multitask", task),
-                fingerprint=scorer.fingerprints[task],
-            )
-
     merge = subject.merge
     specs = {path: digest for digest, path in merge.specs} if merge else {}
     return EvaluationNote(
@@ -297,9 +308,10 @@ def _note(
         evaluator_version=subject.benchmark.evaluator_version,
         path=subject.path,
         checkpoint=subject.blob,
-        scores=(
-            *scores("held-in", subject.held_in),
-            *scores("generalization", subject.generalization),
+        scores=scorer.table(
+            evaluated,
+            models,
+            {"held-in": subject.held_in, "generalization": subject.generalization},
         ),
         settings=subject.declaration.settings,
         method=merge.method if merge else None,

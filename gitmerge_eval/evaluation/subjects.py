@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from gitmerge_eval.checkpoints.sharded import is_index
 from gitmerge_eval.errors import EvaluationError, GitError, UnknownName
@@ -52,6 +53,8 @@ class Subject:
     declaration: BenchmarkDeclaration
     held_in: tuple[str, ...]
     generalization: tuple[str, ...]
+    is_planned: bool = False
+    """Whether it is a merge into ``commit`` that has not been made."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -68,6 +71,8 @@ class Model:
     blob: str
     tasks: tuple[str, ...]
     companions: Companions = NO_COMPANIONS
+    file: Path | None = None
+    """Where its checkpoint is, if it is in no blob; its ``blob`` is then a name for it."""
 
     @property
     def identity(self) -> str:
@@ -108,16 +113,9 @@ def subject_at(
     path = checkpoint or benchmark.checkpoint
     if tasks is None:
         found = tuple(_leaves(repository, commit, revision, None))
-        path = _path(found, checkpoint, revision)
-        leaves = tuple(leaf for leaf in found if leaf.declaration.checkpoint == path)
-        for leaf in leaves:
-            _check(leaf, declaration, revision)
+        path, leaves = _of_one_model(found, checkpoint, declaration, revision)
         tasks = [leaf.declaration.task for leaf in leaves]
-    if is_index(path):
-        raise EvaluationError(
-            f"'{path}' is a model in several files, and benchmarks are given one; save it with a "
-            "larger max_shard_size"
-        )
+    _refuse_shards(path)
     blob = repository.blob_id(commit, path)
     if blob is None:
         raise EvaluationError(f"'{revision}' has no checkpoint '{path}'; name another revision")
@@ -128,6 +126,36 @@ def subject_at(
     return Subject(
         commit, path, blob, merge, leaves, benchmark, declaration,
         held_in, _spanned(benchmark, held_in),
+    )  # fmt: skip
+
+
+def planned_subject(
+    repository: Repository,
+    constituents: Sequence[tuple[str, str]],
+    bases: Sequence[str],
+    checkpoint: str | None = None,
+) -> Subject:
+    """The merge of ``constituents``, (commit, name) each, into HEAD before it is made.
+
+    HEAD says what it would be evaluated on. Raises as :func:`subject_at` does.
+    """
+    commit = repository.commit("HEAD")
+    declaration = _declaration(repository, commit)
+    if declaration is None:
+        raise EvaluationError(
+            f"HEAD has no {BENCHMARK_FILE}, so there is nothing to evaluate a merge on; commit one "
+            "with a line 'name = \"<benchmark>\"'"
+        )
+    benchmark = _benchmark(repository, declaration, "HEAD")
+    base = bases[0] if bases else None
+    found = [leaf for part, name in constituents for leaf in _leaves(repository, part, name, base)]
+    path, leaves = _of_one_model(found, checkpoint, declaration, "HEAD")
+    _refuse_shards(path)
+    held_in = tuple(dict.fromkeys(leaf.declaration.task for leaf in leaves))
+    merge = MergeTrailers(method="", bases=tuple(bases), constituents=tuple(constituents))
+    return Subject(
+        commit, path, repository.blob_id(commit, path) or "", merge, leaves, benchmark,
+        declaration, held_in, _spanned(benchmark, held_in), is_planned=True,
     )  # fmt: skip
 
 
@@ -148,8 +176,12 @@ def models_of(repository: Repository, subject: Subject) -> tuple[list[Model], li
     remarks: list[str] = []
     if subject.merge is None:
         return models, remarks
-    before = repository.blob_id(f"{subject.commit}^1", BENCHMARK_FILE)
-    if before not in (None, repository.blob_id(subject.commit, BENCHMARK_FILE)):
+    parent = f"{subject.commit}^1"
+    before = None if subject.is_planned else repository.blob_id(parent, BENCHMARK_FILE)
+    if before not in (
+        None,
+        repository.blob_id(subject.commit, BENCHMARK_FILE),
+    ):
         remarks.append(
             f"a merged branch changes {BENCHMARK_FILE}: this is by the one of before the merge"
         )
@@ -288,6 +320,25 @@ def _own_declarations(
     inherited = constituent_blobs(repository, base)
     own = {path: blob for path, blob in present.items() if inherited.get(path) != blob}
     return own or present
+
+
+def _of_one_model(
+    found: Sequence[Leaf], checkpoint: str | None, declaration: BenchmarkDeclaration, revision: str
+) -> tuple[str, tuple[Leaf, ...]]:
+    """The checkpoint's path, and the constituents that have it, all of the declared benchmark."""
+    path = _path(found, checkpoint, revision)
+    leaves = tuple(leaf for leaf in found if leaf.declaration.checkpoint == path)
+    for leaf in leaves:
+        _check(leaf, declaration, revision)
+    return path, leaves
+
+
+def _refuse_shards(path: str) -> None:
+    if is_index(path):
+        raise EvaluationError(
+            f"'{path}' is a model in several files, and benchmarks are given one; save it with a "
+            "larger max_shard_size"
+        )
 
 
 def _path(leaves: Sequence[Leaf], checkpoint: str | None, revision: str) -> str:

@@ -86,8 +86,11 @@ class Workspace:
         self._folder = folder
 
     @contextmanager
-    def laid_out(self, blob: str, path: str, companions: Companions) -> Iterator[Path]:
-        """The checkpoint whose metadata blob is ``blob`` as a file, ``companions`` around it.
+    def laid_out(
+        self, blob: str, path: str, companions: Companions, file: Path | None = None
+    ) -> Iterator[Path]:
+        """The checkpoint whose metadata blob is ``blob``, or that is in a ``file`` already, as a
+        file with ``companions`` around it, and with what lies beside a file.
 
         It lasts as long as the context; companions are smudged once, however many models share
         them. Raises CheckpointError where a tensor cannot be read.
@@ -95,16 +98,15 @@ class Workspace:
         folder = Path(tempfile.mkdtemp(dir=self._folder))
         try:
             for name, companion in companions.blobs.items():
-                target = folder / name
-                target.parent.mkdir(parents=True, exist_ok=True)
                 kept = self._kept(companion, name, tensors=name in companions.tensors)
-                try:
-                    os.link(kept, target)
-                except OSError:  # a file system without hard links
-                    shutil.copyfile(kept, target)
-            file = folder / PurePosixPath(path).name
-            self._write(blob, file, path)
-            yield file
+                _linked(kept, folder / name)
+            target = folder / PurePosixPath(path).name
+            if file is None:
+                self._write(blob, target, path)
+            else:
+                for other in file.parent.iterdir():
+                    _linked(other, target if other == file else folder / other.name)
+            yield target
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -124,6 +126,16 @@ class Workspace:
         from gitmerge_eval.checkpoints.lfs import ObjectStore
 
         smudge(self._repository.blob(blob), ObjectStore(self._repository), file, path=path)
+
+
+def _linked(file: Path, target: Path) -> None:
+    """``file`` at ``target`` too, in the place of what is there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(file, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(file, target)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,8 +20,13 @@ BASE = "Merge-Base"
 CONSTITUENT = "Merge-Constituent"
 MODEL = "Merge-Model"
 SPEC = "Merge-Spec"
+SWEEP = "Merge-Sweep"
 TOOL = "Merge-Tool"
-KEYS = (METHOD, OPTIONS, BASE, CONSTITUENT, MODEL, SPEC, TOOL)
+KEYS = (METHOD, OPTIONS, BASE, CONSTITUENT, MODEL, SPEC, SWEEP, TOOL)
+
+SWEEP_VARIABLE = "GITMERGE_EVAL_SWEEP"
+"""Where ``gitmerge-eval sweep --merge`` tells the strategy what to write into that trailer."""
+_SWEEP = re.compile(r"[0-9a-f]{64} [a-z-]+ [-+.\w]+ of [0-9]+ candidates?")
 
 STATE = "gitmerge-eval/state"
 """Where the state is, below the work tree's git directory."""
@@ -61,6 +67,8 @@ class MergeTrailers:
     """(blob, path)."""
     specs: tuple[tuple[str, str], ...] = ()
     """(digest, path)."""
+    sweep: str = ""
+    """``<digest> <criterion> <score> of <n> candidates`` where a sweep chose method and options."""
     tool: str = f"gitmerge-eval {__version__}"
 
     def lines(self) -> tuple[str, ...]:
@@ -72,6 +80,7 @@ class MergeTrailers:
             *(f"{CONSTITUENT}: {commit} {quoted(name)}" for commit, name in self.constituents),
             *(f"{MODEL}: {blob} {quoted(path)}" for blob, path in self.models),
             *(f"{SPEC}: {digest} {quoted(path)}" for digest, path in self.specs),
+            *([f"{SWEEP}: {self.sweep}"] if self.sweep else []),
             f"{TOOL}: {self.tool}",
         )
 
@@ -100,6 +109,7 @@ class MergeTrailers:
                 constituents=named(CONSTITUENT),
                 models=named(MODEL),
                 specs=named(SPEC),
+                sweep=(values(SWEEP) or [""])[-1],
                 tool=(values(TOOL) or [""])[-1],
             )
         except ValueError:
@@ -119,6 +129,12 @@ class MergeState:
     models: tuple[MergedModel, ...] = ()
     squash: bool = False
     """Set by post-merge: a strategy cannot see ``--squash``."""
+
+
+def sweep_from_environment() -> str:
+    """What the sweep that started this merge says of itself; '' where none did."""
+    found = os.environ.get(SWEEP_VARIABLE, "")
+    return found if _SWEEP.fullmatch(found) else ""
 
 
 def quoted(name: str) -> str:

@@ -132,7 +132,7 @@ def _merge_groups(engine: Engine, reuse: Reuse, output: Output, progress: Progre
         reuse.keep(merged.plan, scalars, group)
         return group
 
-    for group, found in zip(missing, engine.run(store, missing, scalars), strict=True):
+    for group, (found,) in zip(missing, engine.run(store, missing, scalars), strict=True):
         done.groups[group.name] = found
         progress(f"merging {plan.spec.path}", len(done.groups), len(plan.computed))
     return done

@@ -31,6 +31,7 @@ from gitmerge_eval.merging.inputs import GroupReader, Inputs, Slot, inside
 from gitmerge_eval.merging.lanes import Lanes, free_bytes
 from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan, working_bytes
 from gitmerge_eval.merging.precision import finite, stored, widened
+from gitmerge_eval.merging.threads import one_thread_each, threads, without_warnings
 from gitmerge_eval.records import Outcome, ParameterGroup, Part, Scalar, ScalarNeeded
 
 if TYPE_CHECKING:
@@ -58,10 +59,20 @@ class MergedGroup:
     plan: GroupPlan
     array: NDArray[Any]
     outcome: Outcome
+    number: int = 0
+    """Which of a family's values it was merged under."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Values of one hyperparameter, in ascending order, that are merged in one pass."""
+
+    parameter: str
+    values: tuple[Any, ...]
 
 
 class Engine:
-    """Computes one plan on one device."""
+    """Computes one plan on one device; with a ``family`` under each of its values at once."""
 
     def __init__(
         self,
@@ -71,9 +82,11 @@ class Engine:
         device: str,
         memory: int,
         workers: int = WORKERS,
+        family: Family | None = None,
     ) -> None:
         self.plan, self.store, self.device, self.memory = plan, store, device, memory
         self.workers = workers
+        self.family = family
         self.inputs = Inputs(plan, store)
         self._pool: ThreadPoolExecutor
 
@@ -99,9 +112,10 @@ class Engine:
         finish: Callable[[MergedGroup], Result],
         groups: Sequence[GroupPlan],
         scalars: Mapping[str, tuple[float, ...]],
-    ) -> Iterator[Result]:
-        """``finish`` of each of ``groups`` when it is merged, in their order; it runs in the
-        engine's threads. ``scalars`` are those of the whole model.
+    ) -> Iterator[tuple[Result, ...]]:
+        """``finish`` of each of ``groups`` when it is merged, in their order: one result, or one
+        for each value of the family. It runs in the engine's threads. ``scalars`` are those of
+        the whole model.
 
         Raises NonFiniteValue (naming branch and group), CorruptObject, MissingObject, or
         NumericalError where the result does not fit the stored dtype.
@@ -128,10 +142,10 @@ class Engine:
         self.store.fetch(self.plan.opened.values())
         with ExitStack() as stack:
             stack.callback(self.inputs.close)
-            self._pool = stack.enter_context(_workers(self.workers))
+            self._pool = stack.enter_context(threads(self.workers))
             self._hash_ahead(groups)
             if self._needs_torch:
-                stack.enter_context(_one_thread_each())
+                stack.enter_context(one_thread_each())
                 self._lanes = Lanes(self.device)
             yield
 
@@ -151,19 +165,44 @@ class Engine:
         known: Mapping[str, tuple[float, ...]],
         own: Iterable[Scalar],
         finish: Callable[[MergedGroup], Result],
-    ) -> Result:
+    ) -> tuple[Result, ...]:
         with inside(f"group '{group.name}' of '{self.plan.spec.path}'"):
             scalars = dict(known)
             for scalar in own:
                 if not scalar.on_demand:
                     scalars[scalar.name] = self._scalar(scalar, (group,), scalars)
-            if self._tiled:
-                merged = self._merge_tiles_on_demand(group, scalars, own)
-            elif self.device == "cpu":
-                merged = self._pool.submit(self._merge_whole, group, scalars).result()
-            else:
-                merged = self._merge_whole(group, scalars)
-            return self._pool.submit(finish, merged).result()
+            if not self._tiled and self.device == "cpu":
+                return self._pool.submit(self._finish_whole, group, scalars, finish).result()
+            merged = (
+                self._merge_tiles_on_demand(group, scalars, own)
+                if self._tiled
+                else self._merge_whole(group, scalars)
+            )
+            futures = [self._pool.submit(finish, one) for one in merged]
+            return tuple(future.result() for future in futures)
+
+    def _finish_whole(
+        self,
+        group: GroupPlan,
+        scalars: Mapping[str, tuple[float, ...]],
+        finish: Callable[[MergedGroup], Result],
+    ) -> tuple[Result, ...]:
+        """A group on one thread; each of a family's values is finished before the next is
+        computed, a single one when what it was solved with has been freed."""
+        merged = self._merge_whole(group, scalars)
+        return tuple(map(finish, merged if self.family else tuple(merged)))
+
+    def _outcomes(self, group: ParameterGroup) -> Iterator[Outcome]:
+        """What the method makes of a group or tile: one outcome, or one for each value."""
+        method, options = self.plan.method, self.plan.options
+        if self.family is None:
+            yield method.merge(group, options)
+        else:
+            yield from method.sweep(group, options, self.family.parameter, self.family.values)
+
+    @property
+    def _count(self) -> int:
+        return len(self.family.values) if self.family else 1
 
     def _scalar(
         self,
@@ -195,7 +234,7 @@ class Engine:
         pending: deque[Future[Result]] = deque()
         try:
             for item in items:
-                pending.append(self._pool.submit(_without_warnings, function, item))
+                pending.append(self._pool.submit(without_warnings, function, item))
                 if len(pending) > 2 * self.workers:
                     yield pending.popleft().result()
             while pending:
@@ -226,7 +265,7 @@ class Engine:
 
     def _merge_tiles_on_demand(
         self, group: GroupPlan, scalars: Mapping[str, tuple[float, ...]], own: Iterable[Scalar]
-    ) -> MergedGroup:
+    ) -> tuple[MergedGroup, ...]:
         """Every tile merged; if one asks for a scalar of the group, all once more with it."""
         try:
             return self._merge_tiles(group, scalars)
@@ -237,27 +276,30 @@ class Engine:
 
     def _merge_tiles(
         self, group: GroupPlan, scalars: Mapping[str, tuple[float, ...]]
-    ) -> MergedGroup:
+    ) -> tuple[MergedGroup, ...]:
         """Every tile merged, cast once and put in its place."""
         assert group.record is not None
-        array = self._room(group.record)
-        method, options, dtype = self.plan.method, self.plan.options, group.record.dtype
+        arrays = [self._room(group.record) for _ in range(self._count)]
+        dtype = group.record.dtype
 
         def of_chunk(work: _Work) -> list[Outcome]:
             outcomes = []
             for tile in self._tiles(work, scalars):
-                outcome = method.merge(tile, options)
                 assert tile.positions is not None
-                tiles.put(array, tile.positions, stored(outcome.value, dtype))
-                outcomes.append(replace(outcome, value=_NO_VALUE))
+                for array, outcome in zip(arrays, self._outcomes(tile), strict=True):
+                    tiles.put(array, tile.positions, stored(outcome.value, dtype))
+                    outcomes.append(replace(outcome, value=_NO_VALUE))
             return outcomes
 
         parts = [p for chunk in self._ahead(of_chunk, self._chunks((group,))) for p in chunk]
-        return MergedGroup(group, array, united(parts))
+        return tuple(
+            MergedGroup(group, array, united(parts[number :: self._count]), number)
+            for number, array in enumerate(arrays)
+        )
 
     def _merge_whole(
         self, group: GroupPlan, scalars: Mapping[str, tuple[float, ...]]
-    ) -> MergedGroup:
+    ) -> Iterator[MergedGroup]:
         """The kernel on the whole group, on one thread or, by a stream of its own, on a GPU."""
         assert group.record is not None
         slots = self.inputs.slots(group)
@@ -277,14 +319,14 @@ class Engine:
 
         with lane:
             seen = self.inputs.group(group, slots, load, scalars)
-            outcome = self.plan.method.merge(seen, self.plan.options)
-            array = stored(outcome.value, group.record.dtype)
-        return MergedGroup(group, array.reshape(group.record.shape), outcome)
+            for number, outcome in enumerate(self._outcomes(seen)):
+                array = stored(outcome.value, group.record.dtype).reshape(group.record.shape)
+                yield MergedGroup(group, array, outcome, number)
 
     def _room(self, record: GroupRecord) -> NDArray[Any]:
         """An array for a result: in a file where it would take most of the memory allowed."""
         dtype = BY_NAME[record.dtype].numpy
-        if 2 * record.nbytes <= self.memory:
+        if 2 * self._count * record.nbytes <= self.memory:
             return np.empty(record.shape, dtype)
         with self.store.temporary() as path:
             with path.open("xb") as file:
@@ -307,7 +349,7 @@ class Engine:
         assert group.record is not None
         if self._tiled:
             # A product is decomposed: itself, U, Vᵀ and what LAPACK works in.
-            return (6 if self.plan.outline else 2) * group.record.nbytes
+            return (6 if self.plan.outline else 2) * self._count * group.record.nbytes
         return working_bytes(group, "gram" in self.plan.statistics)
 
     @property
@@ -348,36 +390,8 @@ def _unpacked(tensor: Tensor, slot: Slot) -> Tensor:
     return tensor
 
 
-def _without_warnings(function: Callable[[Item], Result], item: Item) -> Result:
-    """What overflows or is no number is found in the results, and named."""
-    with np.errstate(all="ignore"):
-        return function(item)
-
-
 def _quietly(check: Callable[[Slot], object], slots: Iterable[Slot]) -> None:
     for slot in slots:
         # Whoever needs the object gets the error, with its group.
         with suppress(CheckpointError, OSError):
             check(slot)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Torch computes each tile and each group on the thread that asks: the same bytes always."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _workers(count: int) -> Iterator[ThreadPoolExecutor]:
-    pool = ThreadPoolExecutor(count, "merge")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)

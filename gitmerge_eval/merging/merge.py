@@ -255,6 +255,7 @@ def _leave_state(
         constituents=tuple((commit, named[commit].name) for commit in order),
         models=tuple(pair for plan in plans for pair in prepared.models[plan.spec.path]),
         specs=tuple((plan.spec.digest, plan.spec.path) for plan in plans),
+        sweep=trailers.sweep_from_environment(),
     )
     trailers.write_state(
         repository,

@@ -44,8 +44,9 @@ class ModelFiles:
 class Output:
     """Where the groups of a planned merge go while they are merged.
 
-    With a ``folder`` the work-tree files are written into it, unless they are there already.
-    A failure inside the ``with`` block leaves none of them.
+    With a ``folder`` the work-tree files are written into it, unless they are there already; those
+    that are used and thrown away need not be ``durable``. A failure inside the ``with`` block
+    leaves none of them.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class Output:
         store: ObjectStore,
         folder: Path | None = None,
         is_there: IsThere = lambda path, data: False,
+        *,
+        durable: bool = True,
     ) -> None:
-        self.plan, self.store = plan, store
+        self.plan, self.store, self._durable = plan, store, durable
         self.header = (plan.base or plan.constituents[0]).metadata.header
         self._groups = {
             g.name: g for g in plan.groups if g.record is not None and g.state != "conflict"
@@ -74,13 +77,18 @@ class Output:
             for path, place in self._contents.items():
                 names = self._names_in(path)
                 layout = {n: (r.shape, r.dtype) for n in names if (r := self._groups[n].record)}
-                writer = SafetensorsWriter(place, layout, self.header)
+                writer = SafetensorsWriter(place, layout, self.header, durable=self._durable)
                 self._writers[path] = opened.enter_context(writer)
             self._entered = opened.pop_all()
         return self
 
     def __exit__(self, *raised: Any) -> None:
         self._entered.__exit__(*raised)
+
+    @property
+    def contents(self) -> Mapping[str, Path]:
+        """path -> where that file is, or will be when the block has ended."""
+        return self._contents
 
     def write(self, name: str, array: NDArray[Any]) -> None:
         """Put a merged group, and those tied to it, where the work tree shall have them."""

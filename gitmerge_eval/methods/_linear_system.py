@@ -7,7 +7,7 @@ float64 is slow may be told to take float32, or TF32 in its matrix products.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -134,9 +134,10 @@ def solve(matrix: Tensor, right: Tensor, longest: float, name: str) -> tuple[Ten
 
 
 def conjugate_gradient(
-    apply: Callable[[Tensor], Tensor], residual: Tensor, iterations: int
-) -> tuple[Tensor, Tensor]:
-    """N steps of conjugate gradient for A X = R from X = 0: X, and the residual R - A X.
+    apply: Callable[[Tensor], Tensor], residual: Tensor, iterations: Sequence[int]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Conjugate gradient for A X = R from X = 0: X and the residual R - A X after N steps, for each
+    N of ``iterations``, which ascend. One run to the last hands out the others on the way.
 
     ``apply(P)`` is A P; A is symmetric and positive semidefinite. One step length serves the whole
     matrix: α = ⟨R,R⟩/⟨P,AP⟩ with the inner products over all entries. Nothing is brought to the
@@ -148,7 +149,8 @@ def conjugate_gradient(
     direction = residual
     squared = (residual * residual).sum()
     floor = squared * _ROUNDING**2
-    for _ in range(iterations):
+    yield from ((solution, residual) for wanted in iterations if wanted == 0)
+    for number in range(1, max(iterations, default=0) + 1):
         image = apply(direction)
         curvature = (direction * image).sum()
         going = (squared > floor) & (curvature > 0)
@@ -158,4 +160,4 @@ def conjugate_gradient(
         following = (residual * residual).sum()
         direction = torch.addcmul(residual, direction, torch.where(going, following / squared, 0.0))
         squared = following
-    return solution, residual
+        yield from ((solution, residual) for wanted in iterations if wanted == number)

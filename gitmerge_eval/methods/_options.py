@@ -28,10 +28,16 @@ SEED = Hyperparameter(
 SCOPE_HELP = "over each parameter group, or over the whole model"
 
 
-def scale(default: float, help: str, *, name: str = "scale") -> Hyperparameter:
+def scale(default: float, help: str, *, name: str = "scale", tuned_by: str = "") -> Hyperparameter:
     """λ, the factor of what is added to the base; the paper sweeps 0.1 to 1.0."""
     return Hyperparameter(
-        name=name, type=float, default=default, help=help, symbol="λ", sweep=TENTHS
+        name=name,
+        type=float,
+        default=default,
+        help=help,
+        symbol="λ",
+        sweep=TENTHS,
+        tuned_by=tuned_by,
     )
 
 

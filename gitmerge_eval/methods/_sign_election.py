@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gitmerge_eval.methods import _arrays as arrays
-from gitmerge_eval.methods._sums import plain_sum
+from gitmerge_eval.methods._sums import added_at, plain_sum
 from gitmerge_eval.methods._task_vectors import base_of
 from gitmerge_eval.records import Groups, ParameterGroup, Scalar, ScalarNeeded
 
@@ -16,15 +16,18 @@ if TYPE_CHECKING:
 MAJORITY_SIGN = "majority_sign"
 
 
-def elected_mean(group: ParameterGroup, vectors: Sequence[Array], scale: float) -> Array:
-    """θ_p + λ · (mean of the v_i ≠ 0 whose sign is the elected one; 0 where there is none).
+def elected_mean(
+    group: ParameterGroup, vectors: Sequence[Array], scales: Iterable[float]
+) -> Iterator[Array]:
+    """For each λ θ_p + λ · (mean of the v_i ≠ 0 whose sign is the elected one; 0 where none is).
 
     Elected is sgn(Σ v_i) and, where that sum is 0, the scalar ``majority_sign``, by default the
     group's: sgn(Σ sgn(Σ v_i)) over its elements. A tile raises ScalarNeeded where it needs it.
     """
     base = base_of(group)
     if not vectors:
-        return base
+        yield from added_at(base, None, scales)
+        return
     elected = arrays.sign(plain_sum(vectors))
     elected = arrays.where(elected != 0, elected, _leaning(group, vectors, elected))
     # Σ |v_i| over the v_i that agree; the sign is put back at the end, which is exact.
@@ -35,9 +38,7 @@ def elected_mean(group: ParameterGroup, vectors: Sequence[Array], scale: float) 
         result += arrays.raise_to(agreeing, 0)
     result /= arrays.raise_to(number, 1)
     result *= elected
-    result *= scale
-    result += base
-    return result
+    yield from added_at(base, result, scales)
 
 
 def majority_sign(vectors: Callable[[ParameterGroup], Sequence[Array]], scope: str) -> Scalar:

@@ -6,7 +6,7 @@ division by a number, and a library's own reduction round differently on CPU and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from gitmerge_eval.methods import _arrays as arrays
@@ -52,13 +52,25 @@ def combination(
 
 def add_scaled(base: Array, vectors: Iterable[Array], factor: float) -> Array:
     """θ_p + factor · Σ v_i, with vectors that may be overwritten; the base where there are none."""
-    total = None
-    for vector in vectors:
-        total = vector if total is None else _add(total, vector)
+    total = summed(vectors)
     if total is None:
         return base
     total *= factor
     return _add(total, base)
+
+
+def added_at(base: Array, vector: Array | None, factors: Iterable[float]) -> Iterator[Array]:
+    """θ_p + λ v for each factor λ, by the operations of :func:`add_scaled`; the base without v."""
+    for factor in factors:
+        yield base if vector is None else _add(vector * factor, base)
+
+
+def summed(vectors: Iterable[Array]) -> Array | None:
+    """Σ v_i, with vectors that may be overwritten; None where there are none."""
+    total = None
+    for vector in vectors:
+        total = vector if total is None else _add(total, vector)
+    return total
 
 
 def plain_sum(tensors: Sequence[Array]) -> Array:

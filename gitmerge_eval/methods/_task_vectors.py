@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from gitmerge_eval.errors import MissingBase
 from gitmerge_eval.methods._random import kept
-from gitmerge_eval.methods._sums import add_scaled
+from gitmerge_eval.methods._sums import add_scaled, added_at, summed
 from gitmerge_eval.records import ParameterGroup
 
 if TYPE_CHECKING:
@@ -39,6 +40,23 @@ def add_task_vectors(group: ParameterGroup, scale: float) -> Array:
     if scale == 1 and len(moved) == 1:
         return group.constituents[moved[0]]
     return add_scaled(base_of(group), (task_vector(group, i) for i in moved), scale)
+
+
+def add_task_vectors_at(group: ParameterGroup, scales: Sequence[float]) -> Iterator[Array]:
+    """:func:`add_task_vectors` for each λ, bit for bit, with Σ τ_i computed once."""
+    base, moved = base_of(group), changed(group)
+    total = summed(task_vector(group, i) for i in moved)
+    for scale in scales:
+        if scale == 1 and len(moved) == 1:
+            yield group.constituents[moved[0]]
+        else:
+            yield from added_at(base, total, (scale,))
+
+
+def thinned_sum(group: ParameterGroup, *, drop_rate: float, seed: int) -> Array | None:
+    """Σ (1 - m_i) ⊙ τ_i; None where no constituent has changed the group."""
+    moved = changed(group)
+    return summed(thinned_task_vector(group, i, drop_rate=drop_rate, seed=seed) for i in moved)
 
 
 def thinned_task_vector(group: ParameterGroup, index: int, *, drop_rate: float, seed: int) -> Array:

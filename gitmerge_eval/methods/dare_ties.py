@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gitmerge_eval.methods import _task_vectors as vectors
@@ -13,6 +13,7 @@ from gitmerge_eval.methods._options import drop_rate as drop_rate_option
 from gitmerge_eval.methods._options import scale as scale_option
 from gitmerge_eval.methods._options import scope as scope_option
 from gitmerge_eval.methods._sign_election import elected_mean, majority_sign
+from gitmerge_eval.methods._sums import added_at
 from gitmerge_eval.methods._trimming import TRIM_THRESHOLD, TaskVector, trim_thresholds, trimmed
 from gitmerge_eval.records import (
     Groups,
@@ -45,7 +46,23 @@ def dare_ties(
     if drop_rate == 1:
         return vectors.base_of(group)
     thinned = trimmed(group, _thinned(drop_rate, seed))
-    return elected_mean(group, thinned, scale / (1 - drop_rate))
+    return next(elected_mean(group, thinned, (scale / (1 - drop_rate),)))
+
+
+def over_scales(
+    group: ParameterGroup,
+    values: Sequence[float],
+    *,
+    drop_rate: float,
+    density: float,
+    seed: int,
+    scope: str,
+) -> Iterator[Array]:
+    """:func:`dare_ties` for each λ: masks, election and mean are computed once."""
+    if drop_rate == 1:
+        return added_at(vectors.base_of(group), None, values)
+    thinned = trimmed(group, _thinned(drop_rate, seed))
+    return elected_mean(group, thinned, (scale / (1 - drop_rate) for scale in values))
 
 
 def _thinned(drop_rate: float, seed: int) -> TaskVector:
@@ -91,6 +108,7 @@ METHOD = MergeMethod(
         SEED,
         scope_option(f"whether the majority sign that settles ties is taken {SCOPE_HELP}"),
     ),
+    sweeps={"scale": over_scales},
     needs_base=lambda options: True,
     scalars=_scalars,
     merging_flops=lambda shape, options: (8 * shape.models + 1) * shape.inputs * shape.outputs,

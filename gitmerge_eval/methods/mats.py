@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gitmerge_eval.errors import PrerequisiteError
@@ -46,17 +46,36 @@ def mats(
     Raises StaleStatistic for Gram matrices of another size and PrerequisiteError where the init
     revision lacks the group.
     """
+    (outcome,) = over_iterations(
+        group, (iterations,), init=init, init_scale=init_scale, system=system, precision=precision
+    )
+    return outcome
+
+
+def over_iterations(
+    group: ParameterGroup,
+    values: Sequence[int],
+    *,
+    init: str,
+    init_scale: float,
+    system: str,
+    precision: str,
+) -> Iterator[Outcome]:
+    """:func:`mats` for each N, which ascend, bit for bit: one run to the largest hands them out."""
     models = len(group.constituents)
     if models == 1 or group.constituents[0].numel() == 0:
-        return Outcome(group.constituents[0])
+        yield from (Outcome(group.constituents[0]) for _ in values)
+        return
     kind = _system_of(group, system)
     if kind is None:
         wanted = "Fisher" if system == "fisher" else "Gram matrix"
-        return Outcome(_average(group), remarks=(f"no {wanted}: averaged",))
+        averaged = Outcome(_average(group), remarks=(f"no {wanted}: averaged",))
+        yield from (averaged for _ in values)
+        return
     start = _start(group, init, init_scale)
     descend = _by_gram if kind == "gram" else _by_fisher
     with linear.products(precision):
-        return descend(group, start, iterations, precision)
+        yield from descend(group, start, values, precision)
 
 
 def _system_of(group: ParameterGroup, wanted: str) -> str | None:
@@ -84,7 +103,9 @@ def _start(group: ParameterGroup, init: str, init_scale: float) -> Tensor:
     return group.references["init"]
 
 
-def _by_gram(group: ParameterGroup, start: Tensor, iterations: int, precision: str) -> Outcome:
+def _by_gram(
+    group: ParameterGroup, start: Tensor, iterations: Sequence[int], precision: str
+) -> Iterator[Outcome]:
     """Conjugate gradient on the d×k matrix."""
     origin = linear.as_matrix(start, group.input_axis, precision)
     matrix = origin.new_zeros(len(origin), len(origin))
@@ -92,11 +113,14 @@ def _by_gram(group: ParameterGroup, start: Tensor, iterations: int, precision: s
     for gram, difference in linear.systems(group, origin, precision):
         matrix += gram
         residual += gram @ difference
-    value, figures = _descend(lambda direction: matrix @ direction, origin, residual, iterations)
-    return Outcome(linear.as_weight(value, start, group.input_axis), figures=figures)
+    found = _descend(lambda direction: matrix @ direction, origin, residual, iterations)
+    for value, figures in found:
+        yield Outcome(linear.as_weight(value, start, group.input_axis), figures=figures)
 
 
-def _by_fisher(group: ParameterGroup, start: Tensor, iterations: int, precision: str) -> Outcome:
+def _by_fisher(
+    group: ParameterGroup, start: Tensor, iterations: Sequence[int], precision: str
+) -> Iterator[Outcome]:
     """Conjugate gradient with the diagonal matrix Σ F_i, over all elements of the group."""
     origin = linear.solved_in(start, precision)
     diagonal, residual = origin.new_zeros(origin.shape), origin.new_zeros(origin.shape)
@@ -104,22 +128,24 @@ def _by_fisher(group: ParameterGroup, start: Tensor, iterations: int, precision:
         exact = linear.solved_in(fisher, precision)
         diagonal += exact
         residual += exact * (linear.solved_in(tensor, precision) - origin)
-    value, figures = _descend(lambda direction: diagonal * direction, origin, residual, iterations)
-    return Outcome(value.to(start.dtype), figures=figures)
+    found = _descend(lambda direction: diagonal * direction, origin, residual, iterations)
+    for value, figures in found:
+        yield Outcome(value.to(start.dtype), figures=figures)
 
 
 def _descend(
-    apply: Callable[[Tensor], Tensor], origin: Tensor, residual: Tensor, iterations: int
-) -> tuple[Tensor, Mapping[str, float]]:
-    """X_0 plus N steps, and the relative residuals, brought to the host in one transfer."""
+    apply: Callable[[Tensor], Tensor], origin: Tensor, residual: Tensor, iterations: Sequence[int]
+) -> Iterator[tuple[Tensor, Mapping[str, float]]]:
+    """X_0 plus N steps for each N, and the relative residuals, each brought to the host in one
+    transfer."""
     import torch
 
     norm = torch.linalg.vector_norm
     right = norm(residual + apply(origin))
-    change, left = linear.conjugate_gradient(apply, residual, iterations)
-    ratios = torch.stack([norm(residual), norm(left)]) / torch.where(right > 0, right, 1.0)
-    initial, relative = ratios.tolist()
-    return origin + change, {"initial_residual": initial, "relative_residual": relative}
+    for change, left in linear.conjugate_gradient(apply, residual, iterations):
+        ratios = torch.stack([norm(residual), norm(left)]) / torch.where(right > 0, right, 1.0)
+        initial, relative = ratios.tolist()
+        yield origin + change, {"initial_residual": initial, "relative_residual": relative}
 
 
 def _merging_flops(shape: LayerShape, options: Mapping[str, Any]) -> int:
@@ -164,6 +190,7 @@ METHOD = MergeMethod(
         ),
         linear.PRECISION,
     ),
+    sweeps={"iterations": over_iterations},
     needs_base=lambda options: options["init"] == "task-arithmetic",
     statistics=lambda options: SYSTEMS[options["system"]],
     references=lambda options: (

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
 from gitmerge_eval.hyperparameters import Hyperparameter
 from gitmerge_eval.methods import _linear_system as system
 from gitmerge_eval.methods._options import TENTHS
 from gitmerge_eval.methods._sums import combination
 from gitmerge_eval.records import LayerShape, MergeMethod, Outcome, ParameterGroup
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def regmean(
@@ -24,13 +30,9 @@ def regmean(
     """
     import torch
 
-    constituents = group.constituents
-    models = len(constituents)
-    mean = combination(constituents, (1 / models,) * models, total=1.0)
-    if "gram" not in group.statistics:
-        return Outcome(mean, remarks=("no Gram matrix: averaged",))
-    if models == 1 or mean.numel() == 0:
-        return Outcome(mean)
+    mean = _mean(group)
+    if averaged := _averaged(group, mean):
+        return averaged
     start = system.as_matrix(mean, group.input_axis, precision)
     matrix = start.new_zeros(len(start), len(start))
     right = torch.zeros_like(start)
@@ -42,9 +44,65 @@ def regmean(
             matrix += damped
             right += damped @ difference
             longest = longest + torch.linalg.vector_norm(difference)
-        if not bool(matrix.any()):
-            return Outcome(mean, remarks=("the Gram matrices are zero: averaged",))
-        solution, ridge = system.solve(matrix, right, float(longest), group.name)
+        return _solved(group, mean, start, matrix, right, float(longest))
+
+
+def over_off_diagonals(
+    group: ParameterGroup, values: Sequence[float], *, precision: str
+) -> Iterator[Outcome]:
+    """:func:`regmean` for each λ, within rounding and for λ = 1 bit for bit.
+
+    With G = Σ G_i and D = diag(G) the system is (λ G + (1-λ) D) X = λ Σ G_i Δ_i + (1-λ) Σ D_i Δ_i:
+    the M products are computed once, and each λ costs one factorisation and one solution. Why not
+    one eigendecomposition: docs/decisions/regmean-sweeps-by-cholesky.md.
+    """
+    import torch
+
+    mean = _mean(group)
+    if averaged := _averaged(group, mean):
+        yield from (averaged for _ in values)
+        return
+    start = system.as_matrix(mean, group.input_axis, precision)
+    total = start.new_zeros(len(start), len(start))
+    full, diagonal = torch.zeros_like(start), torch.zeros_like(start)
+    longest = torch.zeros((), dtype=torch.float64, device=start.device)
+    with system.products(precision):
+        for gram, difference in system.systems(group, start, precision):
+            total += gram
+            full += gram @ difference
+            diagonal += gram.diagonal()[:, None] * difference
+            longest = longest + torch.linalg.vector_norm(difference)
+        for off_diagonal in values:
+            damped = total * off_diagonal
+            damped.diagonal().copy_(total.diagonal())
+            right = full * off_diagonal + diagonal * (1 - off_diagonal)
+            yield _solved(group, mean, start, damped, right, float(longest))
+
+
+def _averaged(group: ParameterGroup, mean: Tensor) -> Outcome | None:
+    """The mean, where nothing has to be solved; else None."""
+    if "gram" not in group.statistics:
+        return Outcome(mean, remarks=("no Gram matrix: averaged",))
+    return Outcome(mean) if len(group.constituents) == 1 or mean.numel() == 0 else None
+
+
+def _mean(group: ParameterGroup) -> Tensor:
+    models = len(group.constituents)
+    return combination(group.constituents, (1 / models,) * models, total=1.0)
+
+
+def _solved(
+    group: ParameterGroup,
+    mean: Tensor,
+    start: Tensor,
+    matrix: Tensor,
+    right: Tensor,
+    longest: float,
+) -> Outcome:
+    """The mean plus the solution of ``matrix`` X = ``right``."""
+    if not bool(matrix.any()):
+        return Outcome(mean, remarks=("the Gram matrices are zero: averaged",))
+    solution, ridge = system.solve(matrix, right, longest, group.name)
     value = system.as_weight(start + solution, mean, group.input_axis)
     if ridge == 0:
         return Outcome(value)
@@ -76,6 +134,7 @@ METHOD = MergeMethod(
         ),
         system.PRECISION,
     ),
+    sweeps={"off_diagonal": over_off_diagonals},
     statistics=lambda options: ("gram",),
     elementwise=False,
     merging_flops=lambda shape, options: _merging_flops(shape),

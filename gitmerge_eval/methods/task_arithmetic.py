@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from gitmerge_eval.methods._options import scale as scale_option
-from gitmerge_eval.methods._task_vectors import add_task_vectors
+from gitmerge_eval.methods._task_vectors import add_task_vectors, add_task_vectors_at
 from gitmerge_eval.records import MergeMethod, ParameterGroup
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ def task_arithmetic(group: ParameterGroup, *, scale: float = DEFAULT_SCALE) -> A
     return add_task_vectors(group, scale)
 
 
+def over_scales(group: ParameterGroup, values: Sequence[float]) -> Iterator[Array]:
+    """:func:`task_arithmetic` for each λ: Σ τ_i is computed once."""
+    return add_task_vectors_at(group, values)
+
+
 METHOD = MergeMethod(
     name="task-arithmetic",
     title="Task arithmetic",
@@ -36,6 +42,7 @@ METHOD = MergeMethod(
     arrays="any",
     reference="Ilharco et al. 2023, arXiv 2212.04089",
     hyperparameters=(scale_option(DEFAULT_SCALE, "the factor of the summed task vectors"),),
+    sweeps={"scale": over_scales},
     needs_base=lambda options: True,
     merging_flops=lambda shape, options: (2 * shape.models + 1) * shape.inputs * shape.outputs,
     flops_formula="(2M+1)·dk",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gitmerge_eval.methods._costs import trimming_flops
@@ -29,7 +29,14 @@ def ties(
     its place where the group has it, and must then have been made at the same density. Elected is
     sgn(Σ τ̂_i); where that is 0, the majority sign of the group or of the model (``scope``).
     """
-    return elected_mean(group, _vectors(group), scale)
+    return next(elected_mean(group, _vectors(group), (scale,)))
+
+
+def over_scales(
+    group: ParameterGroup, values: Sequence[float], *, density: float, scope: str
+) -> Iterator[Array]:
+    """:func:`ties` for each λ: trimming, election and mean are computed once."""
+    return elected_mean(group, _vectors(group), values)
 
 
 def _vectors(group: ParameterGroup) -> tuple[Array, ...]:
@@ -64,6 +71,7 @@ METHOD = MergeMethod(
         density_option(0.2, "the part of each task vector's elements that is kept"),
         scope_option(f"whether the majority sign that settles ties is taken {SCOPE_HELP}"),
     ),
+    sweeps={"scale": over_scales},
     needs_base=lambda options: True,
     optional_statistics=lambda options: {"trimmed": {"density": options["density"]}},
     scalars=_scalars,

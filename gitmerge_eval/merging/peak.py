@@ -1,0 +1,69 @@
+"""How much memory this process takes while something is computed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+_EVERY_SECONDS = 0.01
+_STATM = "/proc/self/statm"
+
+
+@dataclass
+class Peak:
+    """The largest memory seen so far, above what there was at the start."""
+
+    nbytes: int = 0
+
+
+@contextmanager
+def peak_memory(device: str = "cpu") -> Iterator[Peak]:
+    """Watches the block: the memory that the process may not give back without losing something,
+    sampled every 10 ms, and on a GPU what torch has allocated there. Nothing is seen where the
+    system has no /proc."""
+    found, done = Peak(), threading.Event()
+    before = _anonymous_bytes()
+    _reset_gpu(device)
+
+    def watch() -> None:
+        while not done.wait(_EVERY_SECONDS):
+            found.nbytes = max(found.nbytes, _anonymous_bytes() - before)
+
+    watcher = threading.Thread(target=watch, name="peak-memory", daemon=True)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        watcher.join()
+        found.nbytes = max(found.nbytes, _anonymous_bytes() - before) + _gpu_bytes(device)
+
+
+def _anonymous_bytes() -> int:
+    """Resident memory that is no file's."""
+    try:
+        with open(_STATM, encoding="ascii") as file:
+            _, resident, shared, *_ = map(int, file.read().split())
+    except OSError:
+        return 0
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _reset_gpu(device: str) -> None:
+    if device != "cpu":
+        import torch
+
+        for number in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(number)
+
+
+def _gpu_bytes(device: str) -> int:
+    """What torch had allocated on all GPUs at most; it is there already where a GPU was used."""
+    torch = sys.modules.get("torch")
+    if device == "cpu" or torch is None:
+        return 0
+    return sum(torch.cuda.max_memory_allocated(n) for n in range(torch.cuda.device_count()))
