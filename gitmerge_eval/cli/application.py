@@ -8,6 +8,7 @@ import typer
 
 from gitmerge_eval import __version__
 from gitmerge_eval.cli import (
+    advising,
     benchmarking,
     cleaning,
     converting,
@@ -36,6 +37,7 @@ for room in (
     cleaning,
     converting,
     reporting,
+    advising,
 ):
     room.add_to(application)
 

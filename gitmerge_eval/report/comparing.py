@@ -59,7 +59,7 @@ def _scores_panel(comparison: Comparison, note: EvaluationNote) -> Panel:
 
 def _scores_table(comparison: Comparison, note: EvaluationNote) -> Table:
     rows = [
-        Row((method, options_text(result.options), *_averages(result.note)), (Trace.of(result),))
+        Row((method, *_averages(result.note), options_text(result.options)), (Trace.of(result),))
         for method, result in comparison.shown().items()
     ]
     beside = max(comparison.results, key=lambda r: r.note is note)
@@ -72,9 +72,9 @@ def _scores_table(comparison: Comparison, note: EvaluationNote) -> Table:
                 value / by if value is not None and by else None
                 for value, by in zip((held_in, general), references, strict=True)
             ]
-            cells = (model, "baseline", held_in, ratios[0], general, ratios[1])
+            cells = (model, held_in, ratios[0], general, ratios[1], "baseline")
             rows.append(Row(cells, (Trace.of(beside),)))
-    columns = (Column("model"), Column("options"), *_SCORES)
+    columns = (Column("model"), *_SCORES, Column("options"))
     return Table(f"{note.benchmark}, {note.split} split, {note.metric}", columns, tuple(rows))
 
 
