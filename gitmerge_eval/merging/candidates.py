@@ -28,7 +28,7 @@ from gitmerge_eval.merging.devices import (
 )
 from gitmerge_eval.merging.engine import Engine, Family, MergedGroup
 from gitmerge_eval.merging.output import COPIED, Output
-from gitmerge_eval.merging.peak import peak_memory
+from gitmerge_eval.merging.peak import Peak, peak_memory
 from gitmerge_eval.merging.planning import CheckpointPlan, layer_shape
 
 
@@ -72,18 +72,12 @@ def compute_candidates(
     started = time.perf_counter()
     with peak_memory(device) as peak:
         if plans[0].outline:
-            found = [
-                compute_alone(plan, repository, folder, resources=resources, progress=progress)
-                for plan in plans
-            ]
+            found = [_alone(plan, repository, folder, resources, progress) for plan in plans]
         else:
             values = tuple(plan.options[parameter] for plan in plans) if parameter else ()
             family = Family(parameter, values) if parameter else None
             found = _compute_files(plans, family, repository, folder, resources, progress)
-    cost = PassCost(
-        time.perf_counter() - started, peak.nbytes, plans[0].read_bytes, describe(device)
-    )
-    return found, cost
+    return found, _cost(plans[0], started, peak, device)
 
 
 def compute_alone(
@@ -93,11 +87,30 @@ def compute_alone(
     *,
     resources: Resources = DEFAULT_RESOURCES,
     progress: Progress = silent,
-) -> CandidateFile:
+) -> tuple[CandidateFile, PassCost]:
     """One candidate by the very computation of ``git merge``, with the blob that this would make.
 
     Nothing is stored. The model is in one file. Raises what :func:`compute_candidates` does.
     """
+    device = choose_device(resources.device, plan.method)
+    started = time.perf_counter()
+    with peak_memory(device) as peak:
+        found = _alone(plan, repository, folder, resources, progress)
+    return found, _cost(plan, started, peak, device)
+
+
+def _cost(plan: CheckpointPlan, started: float, peak: Peak, device: str) -> PassCost:
+    seconds = time.perf_counter() - started
+    return PassCost(seconds, peak.nbytes, plan.read_bytes, describe(device))
+
+
+def _alone(
+    plan: CheckpointPlan,
+    repository: Repository,
+    folder: Path,
+    resources: Resources,
+    progress: Progress,
+) -> CandidateFile:
     own = _fresh(folder, plan)
     with TemporaryDirectory(dir=folder) as scratch:
         store = ObjectStore(repository, keep=False)

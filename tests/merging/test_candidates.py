@@ -62,7 +62,7 @@ def test_one_pass_makes_the_files_of_separate_merges(repository, tmp_path, metho
     assert traces(repository) == before
     assert repository.git.text("status", "--porcelain") == ""
     for one, ours in zip(plans, found, strict=True):
-        alone = candidates.compute_alone(one, repository.git, tmp_path / "alone")
+        alone, _ = candidates.compute_alone(one, repository.git, tmp_path / "alone")
         if method == "regmean":
             a, b = (safetensors.torch.load_file(f.file) for f in (ours, alone))
             for name in b:
@@ -77,13 +77,13 @@ def test_one_pass_makes_the_files_of_separate_merges(repository, tmp_path, metho
 def test_one_plan_needs_no_family(repository, tmp_path, method):
     one = plan(repository, method)
     (found,), _ = candidates.compute_candidates([one], None, repository.git, tmp_path)
-    alone = candidates.compute_alone(one, repository.git, tmp_path / "alone")
+    alone, _ = candidates.compute_alone(one, repository.git, tmp_path / "alone")
     assert found.file.read_bytes() == alone.file.read_bytes()
     assert (found.blob, len(alone.blob)) == ("", 40)
 
 
 def test_the_blob_is_the_one_of_the_real_merge(repository, tmp_path):
-    alone = candidates.compute_alone(
+    alone, _ = candidates.compute_alone(
         plan(repository, "mats", "iterations=5"), repository.git, tmp_path
     )
     before = repository.git.commit("HEAD")

@@ -1,0 +1,1 @@
+"""What sweeps and scalings have in common: plans, grids, trials that are computed and scored."""
