@@ -119,7 +119,8 @@ def _of_checkpoint(
 ) -> Advice:
     path = plan.spec.path
     benchmark, names, remarks = _subject(repository, plan)
-    known = evidence(gathered, benchmark, names, goal)
+    models = [source.identity for source in plan.constituents]
+    known = evidence(gathered, benchmark, models, goal)
     lacking = applicable(plan.base, plan.constituents)
     found = []
     for name, method in methods.load().items():

@@ -26,6 +26,11 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
+def checkpoint(head: str) -> str:
+    """The object id that a constituent's checkpoint would have."""
+    return digest(head)[:40]
+
+
 def score(method: str, task: str, shift: float = 0.0) -> float:
     """What a merge by ``method`` scores on a task: higher for methods that come later."""
     place = list(methods.load()).index(method)
@@ -60,7 +65,7 @@ def run(method: str, heads: tuple[str, ...] = HEADS, shift: float = 0.0, **chang
         "path": "model.safetensors",
         "method": method,
         "options": options,
-        "constituents": tuple((head, digest(head)[:40]) for head in heads),
+        "constituents": tuple((head, checkpoint(head)) for head in heads),
         "base": "b" * 40,
         "checkpoint": f"merge:{digest(method, heads, options)}",
         "benchmark": "plain",

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from evaluated_repositories import PLAIN
 from models import ModelRepository, base_model, fine_tuned, statistics_for
-from reported_repositories import HEADS, run
+from reported_repositories import HEADS, checkpoint, run
 from test_report import results
 
 from gitmerge_eval import advising, cli, methods
@@ -22,6 +22,7 @@ from gitmerge_eval.evaluation.published import Published, open_published
 from gitmerge_eval.evaluation.runs import open_runs
 
 BASE = base_model()
+MODELS = tuple(map(checkpoint, HEADS))
 PAIRS = ((HEADS[0], HEADS[1]), (HEADS[1], HEADS[2]), (HEADS[0], HEADS[2]))
 
 
@@ -62,6 +63,12 @@ def remember(repository, runs=(), rows=()):
         published.store(list(rows))
 
 
+def own_run(repository, method, heads=HEADS[:2]):
+    """A run of the very models that the branches have."""
+    blobs = tuple((head, repository.blob_id(head, "model.safetensors")) for head in heads)
+    return run(method, heads, constituents=blobs)
+
+
 def advise(repository, *heads, **how):
     (advice,) = advising.advise(repository, heads, **how)
     return advice, {one.method: one for one in advice.methods}
@@ -76,16 +83,16 @@ def gathered(runs, rows=()):
 
 def test_the_place_is_the_share_of_methods_beaten_with_one_comparison_in_the_middle():
     # mats is best held-in and worst in generalization; average the other way round.
-    found = evidence(gathered([run(m) for m in ("average", "ties", "mats")]), "plain", HEADS)
+    found = evidence(gathered([run(m) for m in ("average", "ties", "mats")]), "plain", MODELS)
     assert {m: e.place for m, e in found.items()} == pytest.approx(
         {"average": (0.5 + 0.5) / 2, "ties": (0.5 + 0.5) / 2, "mats": (0.5 + 0.5) / 2}
     )
     runs = gathered([run(m) for m in ("average", "ties", "mats")])
-    held_in = evidence(runs, "plain", HEADS, "held-in")
+    held_in = evidence(runs, "plain", MODELS, "held-in")
     assert {m: e.place for m, e in held_in.items()} == pytest.approx(
         {"average": 0.25, "ties": 0.5, "mats": 0.75}
     )
-    general = evidence(runs, "plain", HEADS, "generalization")
+    general = evidence(runs, "plain", MODELS, "generalization")
     assert {m: e.place for m, e in general.items()} == pytest.approx(
         {"average": 0.75, "ties": 0.5, "mats": 0.25}
     )
@@ -94,7 +101,7 @@ def test_the_place_is_the_share_of_methods_beaten_with_one_comparison_in_the_mid
 
 def test_more_comparisons_of_others_move_the_place_towards_the_share():
     runs = [run(method, pair) for pair in PAIRS for method in ("average", "mats")]
-    found = evidence(gathered(runs), "plain", HEADS, "held-in")
+    found = evidence(gathered(runs), "plain", MODELS, "held-in")
     assert (found["mats"].scope, found["mats"].comparisons) == (OTHER, 3)
     assert found["mats"].place == pytest.approx((3 + 0.5) / 4)
     assert not found["mats"].is_thin
@@ -106,16 +113,16 @@ def test_the_nearest_evidence_counts_alone():
     other = [run(method, PAIRS[0]) for method in ("average", "mats", "ties")]
     rows = [Published("a paper", "MaTS", 10.0, 10.0), Published("a paper", "DARE", 20.0, 20.0)]
     found = evidence(
-        gathered([run("average"), run("mats"), *other], rows), "plain", HEADS, "held-in"
+        gathered([run("average"), run("mats"), *other], rows), "plain", MODELS, "held-in"
     )
     scopes = {method: known.scope for method, known in found.items()}
     assert scopes == {"average": SAME, "mats": SAME, "ties": OTHER, "dare": PUBLISHED}
 
 
 def test_a_method_alone_and_another_benchmark_are_no_evidence():
-    assert evidence(gathered([run("mats")]), "plain", HEADS) == {}
+    assert evidence(gathered([run("mats")]), "plain", MODELS) == {}
     other = [replace(run(m), benchmark="another") for m in ("mats", "ties")]
-    assert evidence(gathered(other), "plain", HEADS) == {}
+    assert evidence(gathered(other), "plain", MODELS) == {}
 
 
 # --- advice --------------------------------------------------------------------------------------
@@ -134,7 +141,7 @@ def test_without_results_the_order_is_that_of_costs_and_says_so(repository):
 
 
 def test_what_was_measured_goes_first_and_says_how_thin_it_is(repository):
-    remember(repository, [run(m, HEADS[:2]) for m in ("average", "mats")])
+    remember(repository, [own_run(repository, m) for m in ("average", "mats")])
     advice, found = advise(repository, *HEADS[:2], goal="held-in")
     assert [one.method for one in advice.methods[:2]] == ["mats", "average"]
     mats = run("mats", HEADS[:2])
@@ -150,7 +157,7 @@ def test_what_was_measured_goes_first_and_says_how_thin_it_is(repository):
 
 def test_published_numbers_go_after_ones_own_and_before_nothing(repository):
     rows = [Published("a paper", "TIES", 60.0, 40.0), Published("a paper", "DARE", 50.0, 30.0)]
-    remember(repository, [run(m, HEADS[:2]) for m in ("average", "mats")], rows)
+    remember(repository, [own_run(repository, m) for m in ("average", "mats")], rows)
     advice, found = advise(repository, *HEADS[:2])
     assert [one.method for one in advice.methods[2:4]] == ["ties", "dare"]
     assert found["ties"].reasons[0] == (
@@ -202,7 +209,7 @@ def test_heads_that_conflict_are_refused_whatever_the_method(repository):
 def test_the_command_prints_a_table_and_json_and_touches_nothing(
     repository, template, capsys, monkeypatch
 ):
-    remember(repository, [run(m, HEADS[:2]) for m in ("average", "mats")])
+    remember(repository, [own_run(repository, m) for m in ("average", "mats")])
     before = template.state()
 
     def command(*arguments):

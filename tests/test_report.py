@@ -70,9 +70,12 @@ def rows(found: Report, name: str, table: int = 0) -> list[dict]:
 
 def results(runs) -> list[Result]:
     return [
-        Result(r.source, r.study, note_of(r, "test"), r.cost, r.sample, r.chosen, r.recorded)
+        Result(
+            r.source, r.study, note_of(r, "test"), tuple(sorted(b for _, b in r.constituents)),
+            r.cost, r.sample, r.chosen, r.recorded,
+        )
         for r in runs
-    ]
+    ]  # fmt: skip
 
 
 # --- what is gathered ----------------------------------------------------------------------------
@@ -97,8 +100,17 @@ def test_results_on_other_data_or_by_another_evaluator_are_no_comparison():
         scores={"test": tuple(replace(s, fingerprint="other") for s in one.scores["test"])},
     )
     newer = replace(run("slerp"), evaluator_version="2")
-    gathered = Gathered(tuple(results([one, run("dare"), other_data, newer])), (), ())
-    assert [c.methods for c in gathered.comparisons()] == [("dare", "ties"), ("mats",), ("slerp",)]
+    again = run("fisher", constituents=tuple((head, "trained anew") for head in HEADS))
+    gathered = Gathered(tuple(results([one, run("dare"), other_data, newer, again])), (), ())
+    assert [c.methods for c in gathered.comparisons()] == [
+        ("dare", "ties"), ("mats",), ("slerp",), ("fisher",)
+    ]  # fmt: skip
+
+
+def test_a_merge_is_of_the_checkpoints_that_its_trailers_name(made):
+    blobs = [made.repository.blob_id(head, "model.safetensors") for head in HEADS[:2]]
+    merges = [r for r in gathering.gather(made.repository).results if r.source == "merge"]
+    assert [r.models for r in merges] == [tuple(sorted(blobs))] * 2
 
 
 def test_of_a_method_the_sweeps_choice_stands_then_the_defaults_then_the_latest():
@@ -191,7 +203,7 @@ def test_values_that_were_scored_on_validation_data_alone_are_shown_as_such():
         for r in made_up() if r.method == "ties" and r.source == "sweep"
     ]  # fmt: skip
     every = tuple(
-        Result("sweep", "s", note_of(r, split), r.cost, chosen=r.chosen)
+        Result("sweep", "s", note_of(r, split), ("a", "b"), r.cost, chosen=r.chosen)
         for r in runs for split in r.scores
     )  # fmt: skip
     gathered = Gathered(every, (), ())

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from gitmerge_eval.evaluation.gathering import Comparison, Gathered
+from gitmerge_eval.evaluation.gathering import Comparison, Gathered, identities
 from gitmerge_eval.evaluation.published import Published
 from gitmerge_eval.evaluation.reporting import STATUSES
 
@@ -57,17 +57,18 @@ class _Finding:
 
 
 def evidence(
-    gathered: Gathered, benchmark: str | None, constituents: Sequence[str], goal: str = "both"
+    gathered: Gathered, benchmark: str | None, models: Sequence[str], goal: str = "both"
 ) -> dict[str, Evidence]:
     """method -> what is known of it, the nearest evidence alone.
 
     Results of the same constituents go before those of others on the same benchmark, and these
-    before published numbers. A comparison of one method says nothing.
+    before published numbers. ``models`` are the constituents' checkpoints. A comparison of one
+    method says nothing.
     """
-    wanted = tuple(sorted(constituents))
+    wanted = identities(models)
     own = [c for c in gathered.comparisons() if c.first.benchmark == benchmark]
-    same = [c for c in own if c.constituents == wanted]
-    other = [c for c in own if c.constituents != wanted]
+    same = [c for c in own if c.models == wanted]
+    other = [c for c in own if c.models != wanted]
     known: dict[str, Evidence] = {}
     for scope, findings in (
         (SAME, _of_comparisons(same, goal)),

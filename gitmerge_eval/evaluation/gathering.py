@@ -18,7 +18,7 @@ from gitmerge_eval.evaluation import evaluating
 from gitmerge_eval.evaluation.note import EvaluationNote
 from gitmerge_eval.evaluation.published import Published, open_published
 from gitmerge_eval.evaluation.runs import Cost, Run, open_runs
-from gitmerge_eval.git import notes
+from gitmerge_eval.git import notes, trailers
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.records import canonical_json
 
@@ -32,6 +32,8 @@ class Result:
     where: str
     """The merge commit, or the digest of the sweep or scaling."""
     note: EvaluationNote
+    models: tuple[str, ...] = ()
+    """The constituents' checkpoints, as sorted object ids; their names where an id is unknown."""
     cost: Cost | None = None
     sample: int = 0
     chosen: bool = False
@@ -82,6 +84,11 @@ class Comparison:
         return tuple(sorted(self.first.constituents))
 
     @property
+    def models(self) -> tuple[str, ...]:
+        """The constituents' checkpoints: a branch that was trained anew is another constituent."""
+        return self.results[0].models
+
+    @property
     def methods(self) -> tuple[str, ...]:
         """The methods that there are results of, in the paper's order."""
         return _ordered({result.method for result in self.results})
@@ -115,7 +122,7 @@ class Gathered:
         groups: dict[tuple[object, ...], list[Result]] = {}
         for result in self.results:
             if result.note.split == split and result.method:
-                groups.setdefault(_setting(result.note), []).append(result)
+                groups.setdefault(_setting(result), []).append(result)
         found = [Comparison(tuple(group)) for group in groups.values()]
         return sorted(found, key=lambda c: (len(c.methods), len(c.constituents)), reverse=True)
 
@@ -169,9 +176,19 @@ def _of_runs(runs: Iterable[Run]) -> Iterator[Result]:
     for run in runs:
         for split in run.scores:
             yield Result(
-                run.source, run.study, note_of(run, split), run.cost, run.sample, run.chosen,
+                run.source, run.study, note_of(run, split),
+                identities(blob for _, blob in run.constituents), run.cost, run.sample, run.chosen,
                 run.recorded,
             )  # fmt: skip
+
+
+def identities(checkpoints: Iterable[str]) -> tuple[str, ...]:
+    """The object ids of checkpoints, sorted; what a configuration adds to an id is left out.
+
+    >>> identities(["b2+c", "a1"])
+    ('a1', 'b2')
+    """
+    return tuple(sorted(checkpoint.partition("+")[0] for checkpoint in checkpoints))
 
 
 def _merges(repository: Repository, remarks: list[str]) -> Iterator[Result]:
@@ -184,10 +201,25 @@ def _merges(repository: Repository, remarks: list[str]) -> Iterator[Result]:
             remarks.append(f"the note of {commit[:10]} is left out: {error}")
             continue
         for note in found:
-            key = (note.spec, note.checkpoint, _setting(note))
-            if note.method and key not in seen:
+            if not note.method:
+                continue
+            models = _models(repository, commit, note)
+            result = Result("merge", commit, note, models, recorded=when)
+            key = (note.spec, note.checkpoint, _setting(result))
+            if key not in seen:
                 seen.add(key)
-                yield Result("merge", commit, note, recorded=when)
+                yield result
+
+
+def _models(repository: Repository, commit: str, note: EvaluationNote) -> tuple[str, ...]:
+    """The checkpoints of the constituents that the trailers name, where all of them are here."""
+    merge = trailers.read(repository, commit)
+    parts = [part for part, _ in merge.constituents] if merge else []
+    asked = "\n".join(f"{part}:{note.path}" for part in parts)
+    found = repository.run("cat-file", "--batch-check=%(objectname)", stdin=asked).text.split("\n")
+    if not parts or any(" " in line for line in found):
+        return tuple(sorted(note.constituents))
+    return identities(found)
 
 
 def _annotated(repository: Repository) -> list[tuple[str, str]]:
@@ -207,11 +239,12 @@ def _annotated(repository: Repository) -> list[tuple[str, str]]:
     return sorted(found, key=lambda one: (one[0] not in reached, one[1]))
 
 
-def _setting(note: EvaluationNote) -> tuple[object, ...]:
-    """What two notes must have in common to be laid side by side."""
+def _setting(result: Result) -> tuple[object, ...]:
+    """What two results must have in common to be laid side by side."""
+    note = result.note
     return (
         note.benchmark, canonical_json(dict(note.settings)), note.metric, note.split,
-        note.evaluator_version, note.path, tuple(sorted(note.constituents)), data_digest(note),
+        note.evaluator_version, note.path, result.models, data_digest(note),
     )  # fmt: skip
 
 

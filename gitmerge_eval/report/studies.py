@@ -65,8 +65,8 @@ def _longest(
 
 
 def _same_models(one: Comparison, other: Comparison) -> bool:
-    return (one.constituents, one.first.benchmark, one.first.settings, one.first.path) == (
-        other.constituents, other.first.benchmark, other.first.settings, other.first.path,
+    return (one.models, one.first.benchmark, one.first.settings, one.first.path) == (
+        other.models, other.first.benchmark, other.first.settings, other.first.path,
     )  # fmt: skip
 
 
