@@ -213,7 +213,7 @@ def _advice(
 def _measured(known: Evidence | None) -> str:
     """``n = 1, thin: held-in 0.953 of individual, …``; what little there is is not hidden."""
     if known is None:
-        return "n = 0: not measured here, nothing published was imported"
+        return "n = 0: neither measured here nor in an imported table"
     thin = ", thin" if known.is_thin else ""
     published = known.scope == PUBLISHED
     parts = []

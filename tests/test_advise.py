@@ -135,7 +135,7 @@ def test_without_results_the_order_is_that_of_costs_and_says_so(repository):
     assert [one.rank for one in advice.methods] == list(range(1, 10))
     flops = [one.merging_flops for one in advice.methods]
     assert flops == sorted(flops)
-    assert all(one.reasons[0].startswith("n = 0: not measured here") for one in advice.methods)
+    assert all(one.reasons[0].startswith("n = 0: neither measured here") for one in advice.methods)
     assert "nothing has been measured here" in advice.remarks[0]
     assert found["mats"].reasons[1] == "needs pretrained model, gram"
 

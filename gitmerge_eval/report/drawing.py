@@ -20,6 +20,8 @@ PANEL = (5.2, 3.9)
 _SMALL = 9.0
 _CELL = 0.38
 _MARKER = 52.0
+_MIDDLE = 0.18
+"""The luminance on which black and white text have the same contrast."""
 
 
 def size(panel: Panel | Grid) -> tuple[float, float]:
@@ -221,6 +223,12 @@ def _name_lines(
         )  # fmt: skip
 
 
+def _luminance(colour: Sequence[float]) -> float:
+    """WCAG's relative luminance of an sRGB colour."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
 def _grid(axes: Axes, grid: Grid, inks: Inks) -> None:
     from matplotlib import colormaps
     from matplotlib.colors import Normalize
@@ -238,10 +246,9 @@ def _grid(axes: Axes, grid: Grid, inks: Inks) -> None:
                     (x - 0.47, y - 0.45), 0.94, 0.9, fill=False, edgecolor=inks.ink, linewidth=2.0
                 )
             )
-        dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] < 0.55
         axes.text(
             x, y, f"{value:.1f}", ha="center", va="center", fontsize=_SMALL,
-            color="#ffffff" if dark else "#111111",
+            color="#ffffff" if _luminance(colour) < _MIDDLE else "#111111",
         )  # fmt: skip
     axes.set_xlim(-0.5, len(grid.columns) - 0.5)
     axes.set_ylim(len(grid.rows) - 0.5, -0.5)
