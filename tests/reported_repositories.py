@@ -61,13 +61,13 @@ def run(method: str, heads: tuple[str, ...] = HEADS, shift: float = 0.0, **chang
         options[str(changes.pop("option"))] = changes.pop("value")
     place = list(methods.load()).index(method)
     fields = {
-        "spec": digest(method, heads, options),
+        "spec": digest(method, sorted(heads), options),
         "path": "model.safetensors",
         "method": method,
         "options": options,
         "constituents": tuple((head, checkpoint(head)) for head in heads),
         "base": "b" * 40,
-        "checkpoint": f"merge:{digest(method, heads, options)}",
+        "checkpoint": f"merge:{digest(method, sorted(heads), options)}",
         "benchmark": "plain",
         "settings": {"seed": 3},
         "evaluator_version": "1",
@@ -97,7 +97,7 @@ def made_up() -> list[Run]:
             for count in (2, 3):
                 heads = (HEADS * 2)[sample : sample + count]
                 found.append(
-                    run(method, heads, 6.0 / count + sample, source="scale", sample=sample,
+                    run(method, heads, 3.0 + sample * (count < 3), source="scale", sample=sample,
                         study=digest("scale"))
                 )  # fmt: skip
     return found

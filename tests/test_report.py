@@ -90,7 +90,9 @@ def test_notes_and_runs_are_gathered_and_grouped_by_what_can_be_compared(made):
     assert main.methods == tuple(methods.load())
     assert main.constituents == tuple(sorted(HEADS))
     assert {len(c.constituents) for c in others} == {2}
-    assert sum(len(c.results) for c in [main, *others]) == len(gathered.results)
+    # The whole of the scaling is in each of its samples.
+    again = (SAMPLES - 1) * len(methods.load())
+    assert sum(len(c.results) for c in [main, *others]) == len(gathered.results) - again
 
 
 def test_results_on_other_data_or_by_another_evaluator_are_no_comparison():
@@ -424,7 +426,9 @@ def test_results_are_listed_as_a_table_as_csv_and_as_json(command):
         assert float(row["held_in"]) == record["held_in"]
         assert float(row["held_in_normalised"]) == record["held_in_normalised"]
         assert len(row["spec"]) == len(row["data"]) == 64
-    assert "regmean" in command("results", "--split", "test")[1]
+    status, out, err = command("results", "--split", "test")
+    assert "regmean" in out
+    assert "held-in against generalization over methods: r = " in err
     assert json.loads(command("results", "--split", "validation", "--json")[1]) == []
 
 
@@ -456,18 +460,18 @@ def test_a_conflict_is_named_and_ends_with_one(command, tmp_path):
 def test_published_numbers_lie_beside_ones_own(tmp_path, monkeypatch, capsys):
     made = reported(tmp_path / "models", monkeypatch)
     table = tmp_path / "table.csv"
-    table.write_text("method,held-in,generalization\nMaTS,70,49\nTIES,55,\n")
+    table.write_text("method,held-in,generalization\nTask Arithmetic,70,49\nTIES,55,\n")
     arguments = ["results", "import", str(table), "--source", "A paper, Table 4"]
     monkeypatch.setattr(sys, "argv", ["gitmerge-eval", *arguments])
     assert cli.main() == 0
     assert capsys.readouterr().out == "2 added, 0 known already, 0 in conflict\n"
     with open_published(evaluating.results_path(made.repository)) as published:
-        assert published.find()[0] == Published("A paper, Table 4", "MaTS", 70.0, 49.0)
+        assert published.find()[0] == Published("A paper, Table 4", "Task Arithmetic", 70.0, 49.0)
     scores = section(reporting.report(made.repository), "scores")
     _, theirs = scores.panels
     assert isinstance(theirs, Panel)
     assert theirs.title == "Published: A paper, Table 4"
-    assert [(p.series, p.x, p.y) for p in theirs.points] == [("mats", 70.0, 49.0)]
+    assert [(p.series, p.x, p.y) for p in theirs.points] == [("task-arithmetic", 70.0, 49.0)]
     assert scores.tables[1].caption.startswith("Published numbers, not measured here")
     with open_runs(evaluating.results_path(made.repository)) as runs:
         assert len(runs.find()) == len(made_up())

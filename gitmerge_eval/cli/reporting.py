@@ -81,6 +81,10 @@ def list_results(
         writer.writerows(found.records)
     else:
         print_table(listing.SHOWN, (listing.row(record) for record in found.records))
+        if found.correlation:
+            typer.echo(
+                f"held-in against generalization over methods: {found.correlation}", err=True
+            )
 
 
 @results.command("export")

@@ -95,7 +95,7 @@ def _of_comparisons(comparisons: Iterable[Comparison], goal: str) -> dict[str, l
 def _of_published(rows: Sequence[Published], goal: str) -> dict[str, list[_Finding]]:
     found: dict[str, list[_Finding]] = {}
     for table in dict.fromkeys((row.source, row.benchmark) for row in rows):
-        own = {row.method.lower(): row for row in rows if (row.source, row.benchmark) == table}
+        own = {row.as_ours: row for row in rows if (row.source, row.benchmark) == table}
         raw = {
             method: dict(zip(STATUSES, (row.held_in, row.generalization), strict=True))
             for method, row in own.items()

@@ -15,6 +15,7 @@ from typing import Any
 from gitmerge_eval import methods
 from gitmerge_eval.errors import EvaluationError
 from gitmerge_eval.evaluation import evaluating
+from gitmerge_eval.evaluation.correlation import Correlation, pearson
 from gitmerge_eval.evaluation.note import EvaluationNote
 from gitmerge_eval.evaluation.published import Published, open_published
 from gitmerge_eval.evaluation.runs import Cost, Run, open_runs
@@ -97,6 +98,13 @@ class Comparison:
         """A method's results."""
         return tuple(result for result in self.results if result.method == method)
 
+    @property
+    def correlation(self) -> Correlation | None:
+        """How far held-in tells generalization, over the results that stand for the methods."""
+        notes = [result.note for result in self.shown().values()]
+        pairs = [(note.average("held-in"), note.average("generalization")) for note in notes]
+        return pearson([(x, y) for x, y in pairs if x is not None and y is not None])
+
     def shown(self) -> dict[str, Result]:
         """The one result of each method that stands for it.
 
@@ -118,12 +126,16 @@ class Gathered:
     remarks: tuple[str, ...]
 
     def comparisons(self, split: str = "test") -> list[Comparison]:
-        """The results of one split, those of most methods first, then of most constituents."""
-        groups: dict[tuple[object, ...], list[Result]] = {}
+        """The results of one split, those of most methods first, then of most constituents.
+
+        The whole of a scaling is in each of its samples, and counts once.
+        """
+        groups: dict[tuple[object, ...], dict[tuple[object, ...], Result]] = {}
         for result in self.results:
             if result.note.split == split and result.method:
-                groups.setdefault(_setting(result), []).append(result)
-        found = [Comparison(tuple(group)) for group in groups.values()]
+                key = (result.source, result.where, result.note.spec)
+                groups.setdefault(_setting(result), {}).setdefault(key, result)
+        found = [Comparison(tuple(group.values())) for group in groups.values()]
         return sorted(found, key=lambda c: (len(c.methods), len(c.constituents)), reverse=True)
 
 

@@ -27,6 +27,8 @@ class Listing:
     """The records, and what could not be read."""
 
     records: list[dict[str, Any]]
+    correlation: str
+    """Of held-in and generalization, where most methods were measured; '' where it is not known."""
     remarks: tuple[str, ...]
 
 
@@ -34,7 +36,10 @@ def listed(repository: Repository, split: str = "") -> Listing:
     """Every result that ``repository`` knows; only those of one split where it is named."""
     found: Gathered = gather(repository)
     records = [_record(r) for r in found.results if split in ("", r.note.split)]
-    return Listing([*records, *(_published(row) for row in found.published)], found.remarks)
+    records += [_published(row) for row in found.published]
+    main = next(iter(found.comparisons(split or "test")), None)
+    correlation = str(main.correlation) if main and main.correlation else ""
+    return Listing(records, correlation, found.remarks)
 
 
 def row(record: Mapping[str, Any]) -> tuple[str, ...]:

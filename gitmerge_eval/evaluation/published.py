@@ -56,6 +56,11 @@ class Published:
     metric: str = ""
 
     @property
+    def as_ours(self) -> str:
+        """The method's name as ours are spelt: 'Task Arithmetic' is 'task-arithmetic'."""
+        return "-".join(self.method.lower().replace("_", " ").split())
+
+    @property
     def key(self) -> tuple[str, str, str, str]:
         """What it is a number of: rows with one key say the same thing."""
         return self.source, self.benchmark, self.method, self.options

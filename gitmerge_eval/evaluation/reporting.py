@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -171,8 +172,8 @@ def note_from_record(record: Mapping[str, Any]) -> EvaluationNote:
                     task=task["task"],
                     status=task["status"],
                     fingerprint=task["data"],
-                    merged=task["merged"],
-                    **{model: task.get(model) for model in MODELS[1:]},
+                    merged=_number(task["merged"]),
+                    **{m: _number(task[m]) for m in MODELS[1:] if task.get(m) is not None},
                 )
                 for task in record["tasks"]
             ),
@@ -187,11 +188,18 @@ def note_from_record(record: Mapping[str, Any]) -> EvaluationNote:
             sheet=record.get("sheet"),
             remarks=tuple(record["remarks"]),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise EvaluationError(
             f"an evaluation note is malformed ({error}); run 'gitmerge-eval evaluate' to write it "
             "again"
         ) from error
+
+
+def _number(value: object) -> float:
+    """A score; TypeError for what is none: a note may be anybody's."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise TypeError(f"{value!r} is no score")
+    return value
 
 
 def summary(note: EvaluationNote) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from gitmerge_eval.evaluation.correlation import pearson
 from gitmerge_eval.evaluation.gathering import Comparison, Result
 from gitmerge_eval.evaluation.note import EvaluationNote
 from gitmerge_eval.evaluation.published import Published
@@ -86,14 +85,9 @@ def _averages(note: EvaluationNote) -> tuple[float | None, ...]:
 
 def _said(comparison: Comparison, note: EvaluationNote) -> list[str]:
     shown = comparison.shown()
-    pairs = [
-        (x, y)
-        for result in shown.values()
-        if (x := result.note.average("held-in")) is not None
-        and (y := result.note.average("generalization")) is not None
-    ]
-    found = pearson(pairs)
-    methods = "1 method" if len(pairs) == 1 else f"{len(pairs)} methods"
+    found = comparison.correlation
+    complete = [r for r in shown.values() if len(_known(r.note)) == len(STATUSES)]
+    methods = "1 method" if len(complete) == 1 else f"{len(complete)} methods"
     text = [
         f"Pearson correlation of held-in and generalization over the methods: {found}."
         if found
@@ -115,7 +109,7 @@ def _said(comparison: Comparison, note: EvaluationNote) -> list[str]:
 
 def _published_panel(source: str, rows: Sequence[Published]) -> list[Panel]:
     points = [
-        Point(row.method.lower(), row.held_in, row.generalization, row.method)
+        Point(row.as_ours, row.held_in, row.generalization, row.method)
         for row in rows
         if row.held_in is not None and row.generalization is not None
     ]
