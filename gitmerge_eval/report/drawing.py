@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +63,8 @@ def draw(axes: Axes, panel: Panel | Grid, styles: Mapping[str, Style], inks: Ink
     axes.set_axisbelow(True)
     for value in panel.marked:
         axes.axvline(value, color=inks.muted, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
-    for line in panel.lines:
-        _line(axes, line, styles[line.series], inks)
+    for line, aside in zip(panel.lines, _aside(panel.lines), strict=True):
+        _line(axes, line, styles[line.series], inks, aside)
     for point in panel.points:
         axes.scatter(
             [point.x], [point.y], s=_MARKER, marker=styles[point.series].marker, zorder=3,
@@ -122,12 +123,24 @@ def _tick(axes: Axes, panel: Panel) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _line(axes: Axes, line: Line, style: Style, inks: Inks) -> None:
+def _aside(lines: Sequence[Line]) -> list[float]:
+    """How far each line with a spread is moved aside, so that spreads do not cover one another."""
+    spreading = [line for line in lines if line.low and line.high]
+    places = sorted({float(x) for line in spreading for x in line.x})
+    gap = min((b - a for a, b in itertools.pairwise(places)), default=0.0)
+    step = 0.3 * gap / max(len(spreading) - 1, 1)
+    order = {id(line): number for number, line in enumerate(spreading)}
+    middle = (len(spreading) - 1) / 2
+    return [step * (order[id(line)] - middle) if id(line) in order else 0.0 for line in lines]
+
+
+def _line(axes: Axes, line: Line, style: Style, inks: Inks, aside: float) -> None:
     colour = inks[line.series]
+    places = [x + aside for x in line.x]
     if line.low and line.high:
-        axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.13, linewidth=0)
+        axes.vlines(places, line.low, line.high, color=colour, alpha=0.45, linewidth=1.1, zorder=2)
     axes.plot(
-        line.x, line.y, color=colour, marker=style.marker, markersize=4.5, linewidth=1.5, zorder=3,
+        places, line.y, color=colour, marker=style.marker, markersize=4.5, linewidth=1.5, zorder=3,
         markeredgewidth=0,
     )  # fmt: skip
 
@@ -203,22 +216,25 @@ def _name_lines(
     names = [line.label or line.series for line in lines]
     extents = [_extent(axes, name, renderer) for name in names]
     room = (max(width for width, _ in extents) + 14) / figure.bbox.width
-    place = axes.get_position()
-    axes.set_position((place.x0, place.y0, max(place.width - room, 0.1), place.height))
+    box = axes.get_position()
+    axes.set_position((box.x0, box.y0, max(box.width - room, 0.1), box.height))
     frame = axes.get_window_extent(renderer)
-    ends = [axes.transData.transform((line.x[-1], line.y[-1])) for line in lines]
+    last = [
+        (line.x[-1] + aside, line.y[-1]) for line, aside in zip(lines, _aside(lines), strict=True)
+    ]
+    ends = [axes.transData.transform(place) for place in last]
     gap = 1.02 * max(height for _, height in extents)
     heights = labels.spread([float(end[1]) for end in ends], gap, frame.y0, frame.y1)
-    for line, name, end, height in zip(lines, names, ends, heights, strict=True):
+    for line, name, place, end, height in zip(lines, names, last, ends, heights, strict=True):
         # Fractions of the axes: pixels of one format are not those of another.
         target = (1.0 + 10 / frame.width, (height - frame.y0) / frame.height)
         led = abs(height - float(end[1])) > 2 or float(end[0]) < frame.x1 - 0.05 * frame.width
         axes.annotate(
-            name, (line.x[-1], line.y[-1]), xytext=target, textcoords="axes fraction",
+            name, place, xytext=target, textcoords="axes fraction",
             va="center", ha="left", fontsize=_SMALL, color=inks.ink, annotation_clip=False,
             arrowprops={
-                "arrowstyle": "-", "color": inks[line.series], "linewidth": 0.7, "shrinkA": 0,
-                "shrinkB": 3,
+                "arrowstyle": "-", "relpos": (0.0, 0.5), "color": inks[line.series],
+                "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3,
             } if led else None,
         )  # fmt: skip
 

@@ -20,7 +20,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """A line through points, with a band around it where there is a spread."""
+    """A line through points, with a bar at each where there is a spread."""
 
     series: str
     x: Sequence[float]

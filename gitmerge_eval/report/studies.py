@@ -138,7 +138,7 @@ def scaling(gathered: Gathered, comparison: Comparison | None) -> Section:
     ]
     text = (
         "Means over samples of constituents; each sample of m models is that of m-1 and one "
-        "more. Bands are one standard deviation of the samples to each side.",
+        "more. Bars are one standard deviation of the samples to each side.",
     )
     return Section(name, title, text, tuple(panels), (Table("Means", columns, tuple(rows)),))
 
