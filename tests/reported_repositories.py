@@ -6,6 +6,7 @@ The scores are plain formulas, so that a test can say what a page must show.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from plain.plain_benchmark import BENCHMARK
 
 from gitmerge_eval import methods
 from gitmerge_eval.evaluation import evaluating
+from gitmerge_eval.evaluation.gathering import Result, note_of
 from gitmerge_eval.evaluation.note import TaskScore
 from gitmerge_eval.evaluation.runs import Cost, Run, open_runs
 
@@ -101,6 +103,17 @@ def made_up() -> list[Run]:
                         study=digest("scale"))
                 )  # fmt: skip
     return found
+
+
+def results(runs: Iterable[Run]) -> list[Result]:
+    """Runs as they are gathered."""
+    return [
+        Result(
+            r.source, r.study, note_of(r, "test"), tuple(sorted(b for _, b in r.constituents)),
+            r.cost, r.sample, r.chosen, r.recorded,
+        )
+        for r in runs
+    ]  # fmt: skip
 
 
 def reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluated:

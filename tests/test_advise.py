@@ -9,8 +9,7 @@ from dataclasses import replace
 import pytest
 from evaluated_repositories import PLAIN
 from models import ModelRepository, base_model, fine_tuned, statistics_for
-from reported_repositories import HEADS, checkpoint, run
-from test_report import results
+from reported_repositories import HEADS, checkpoint, results, run
 
 from gitmerge_eval import advising, cli, methods
 from gitmerge_eval.advising import Budget

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
 import subprocess
 import sys
@@ -14,19 +11,14 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
-from reported_repositories import HEADS, SAMPLES, SWEPT, made_up, reported, run
+from reported_repositories import HEADS, SAMPLES, SWEPT, made_up, reported
 
-from gitmerge_eval import cli, methods, reporting
-from gitmerge_eval.evaluation import evaluating, gathering
+from gitmerge_eval import methods, reporting
+from gitmerge_eval.evaluation import evaluating
 from gitmerge_eval.evaluation.correlation import pearson
-from gitmerge_eval.evaluation.gathering import Comparison, Gathered, Result, note_of
-from gitmerge_eval.evaluation.published import Published, open_published
-from gitmerge_eval.evaluation.runs import open_runs
-from gitmerge_eval.git import notes
+from gitmerge_eval.evaluation.gathering import Gathered, Result, note_of
 from gitmerge_eval.report import comparing, studies
 from gitmerge_eval.report.content import Report, Section
-from gitmerge_eval.report.figures import Panel
-from gitmerge_eval.report.markdown import LONGEST
 
 
 @pytest.fixture(scope="module")
@@ -47,96 +39,12 @@ def page(found, tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture
-def command(made, capsys, monkeypatch):
-    """Runs a command in the reported repository; (status, stdout, stderr)."""
-    monkeypatch.chdir(made.repository.directory)
-
-    def run_it(*arguments):
-        monkeypatch.setattr(sys, "argv", ["gitmerge-eval", *map(str, arguments)])
-        status = cli.main()
-        return status, *capsys.readouterr()
-
-    return run_it
-
-
 def section(found: Report, name: str) -> Section:
     return next(s for s in found.sections if s.name == name)
 
 
 def rows(found: Report, name: str, table: int = 0) -> list[dict]:
     return section(found, name).tables[table].records()
-
-
-def results(runs) -> list[Result]:
-    return [
-        Result(
-            r.source, r.study, note_of(r, "test"), tuple(sorted(b for _, b in r.constituents)),
-            r.cost, r.sample, r.chosen, r.recorded,
-        )
-        for r in runs
-    ]  # fmt: skip
-
-
-# --- what is gathered ----------------------------------------------------------------------------
-
-
-def test_notes_and_runs_are_gathered_and_grouped_by_what_can_be_compared(made):
-    gathered = gathering.gather(made.repository)
-    assert gathered.remarks == ()
-    assert {r.source for r in gathered.results} == {"merge", "sweep", "scale"}
-    assert len(gathered.results) == len(made_up()) + 2
-    main, *others = gathered.comparisons()
-    assert main.methods == tuple(methods.load())
-    assert main.constituents == tuple(sorted(HEADS))
-    assert {len(c.constituents) for c in others} == {2}
-    # The whole of the scaling is in each of its samples.
-    again = (SAMPLES - 1) * len(methods.load())
-    assert sum(len(c.results) for c in [main, *others]) == len(gathered.results) - again
-
-
-def test_results_on_other_data_or_by_another_evaluator_are_no_comparison():
-    one = run("ties")
-    other_data = replace(
-        run("mats"),
-        scores={"test": tuple(replace(s, fingerprint="other") for s in one.scores["test"])},
-    )
-    newer = replace(run("slerp"), evaluator_version="2")
-    again = run("fisher", constituents=tuple((head, "trained anew") for head in HEADS))
-    gathered = Gathered(tuple(results([one, run("dare"), other_data, newer, again])), (), ())
-    assert [c.methods for c in gathered.comparisons()] == [
-        ("dare", "ties"), ("mats",), ("slerp",), ("fisher",)
-    ]  # fmt: skip
-
-
-def test_a_merge_is_of_the_checkpoints_that_its_trailers_name(made):
-    blobs = [made.repository.blob_id(head, "model.safetensors") for head in HEADS[:2]]
-    merges = [r for r in gathering.gather(made.repository).results if r.source == "merge"]
-    assert [r.models for r in merges] == [tuple(sorted(blobs))] * 2
-
-
-def test_of_a_method_the_sweeps_choice_stands_then_the_defaults_then_the_latest():
-    odd = run("ties", shift=30.0, option="scale", value=0.9, recorded="2027")
-    assert Comparison(tuple(results([odd]))).shown()["ties"].options["scale"] == 0.9
-    plain = run("ties")
-    assert Comparison(tuple(results([plain, odd]))).shown()["ties"].options["scale"] == 1.0
-    chosen = run("ties", option="scale", value=0.1, chosen=True)
-    shown = Comparison(tuple(results([chosen, plain, odd]))).shown()
-    assert shown["ties"].options["scale"] == 0.1
-
-
-def test_an_unreadable_note_is_a_remark(tmp_path, monkeypatch):
-    made = reported(tmp_path / "models", monkeypatch)
-    head = made.repository.commit("HEAD")
-    record = {"schema": 99, "kind": "evaluation/test"}
-    notes.write(made.repository, head, "a table", record)
-    gathered = gathering.gather(made.repository)
-    assert len(gathered.remarks) == 1
-    assert (
-        f"the note of {head[:10]} is left out: an evaluation note has schema 99"
-        in (gathered.remarks[0])
-    )
-    assert reporting.report(made.repository).remarks == gathered.remarks
 
 
 # --- what is said --------------------------------------------------------------------------------
@@ -392,86 +300,3 @@ def test_the_wheel_has_the_template_and_the_style_sheet(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert {"gitmerge_eval/report/page.html.jinja", "gitmerge_eval/report/page.css"} <= names
-
-
-# --- the command line ----------------------------------------------------------------------------
-
-
-def test_markdown_fits_into_one_comment(command):
-    status, out, _ = command("report", "--markdown")
-    assert status == 0
-    assert len(out) <= LONGEST + 200
-    assert out.startswith("## Merged models: models\n")
-    assert "| mats |" in out
-    assert "### Merges on this branch" in out
-
-
-def test_json_is_the_data(command, found):
-    status, out, _ = command("report", "--json")
-    assert status == 0
-    document = json.loads(out)
-    assert [s["name"] for s in document["sections"]] == [s.name for s in found.sections]
-    assert document["sections"][0]["tables"][0]["rows"] == rows(found, "scores")
-
-
-def test_results_are_listed_as_a_table_as_csv_and_as_json(command):
-    status, out, _ = command("results", "--json")
-    assert status == 0
-    records = json.loads(out)
-    assert len(records) == len(made_up()) + 2
-    status, out, _ = command("results", "--csv")
-    table = list(csv.DictReader(io.StringIO(out)))
-    assert len(table) == len(records)
-    for record, row in zip(records, table, strict=True):
-        assert float(row["held_in"]) == record["held_in"]
-        assert float(row["held_in_normalised"]) == record["held_in_normalised"]
-        assert len(row["spec"]) == len(row["data"]) == 64
-    status, out, err = command("results", "--split", "test")
-    assert "regmean" in out
-    assert "held-in against generalization over methods: r = " in err
-    assert json.loads(command("results", "--split", "validation", "--json")[1]) == []
-
-
-def test_results_unite_with_those_of_another_machine(command, made, tmp_path, monkeypatch):
-    file = tmp_path / "results.jsonl"
-    assert command("results", "export", file)[0] == 0
-    status, out, _ = command("results", "import", file)
-    assert (status, out.split()[0]) == (0, "0")
-    other = made.copy(tmp_path / "other")
-    evaluating.results_path(other.repository).unlink()
-    monkeypatch.chdir(other.repository.directory)
-    status, out, _ = command("results", "import", file)
-    assert status == 0
-    assert command("results", "export", "-")[1] == file.read_text()
-
-
-def test_a_conflict_is_named_and_ends_with_one(command, tmp_path):
-    _, out, _ = command("results", "export", "-")
-    line = json.loads(out.splitlines()[0])
-    line["value"] += 1
-    file = tmp_path / "theirs.jsonl"
-    file.write_text(json.dumps(line))
-    status, out, err = command("results", "import", file)
-    assert (status, out) == (1, "0 added, 0 known already, 1 in conflict\n")
-    assert f"conflict: score of {line['task']} (test)" in err
-    assert "--replace takes the file's" in err
-
-
-def test_published_numbers_lie_beside_ones_own(tmp_path, monkeypatch, capsys):
-    made = reported(tmp_path / "models", monkeypatch)
-    table = tmp_path / "table.csv"
-    table.write_text("method,held-in,generalization\nTask Arithmetic,70,49\nTIES,55,\n")
-    arguments = ["results", "import", str(table), "--source", "A paper, Table 4"]
-    monkeypatch.setattr(sys, "argv", ["gitmerge-eval", *arguments])
-    assert cli.main() == 0
-    assert capsys.readouterr().out == "2 added, 0 known already, 0 in conflict\n"
-    with open_published(evaluating.results_path(made.repository)) as published:
-        assert published.find()[0] == Published("A paper, Table 4", "Task Arithmetic", 70.0, 49.0)
-    scores = section(reporting.report(made.repository), "scores")
-    _, theirs = scores.panels
-    assert isinstance(theirs, Panel)
-    assert theirs.title == "Published: A paper, Table 4"
-    assert [(p.series, p.x, p.y) for p in theirs.points] == [("task-arithmetic", 70.0, 49.0)]
-    assert scores.tables[1].caption.startswith("Published numbers, not measured here")
-    with open_runs(evaluating.results_path(made.repository)) as runs:
-        assert len(runs.find()) == len(made_up())
