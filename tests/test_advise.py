@@ -194,6 +194,17 @@ def test_what_is_over_the_budget_is_not_advised(repository):
         advise(repository, *HEADS[:2], goal="fame")
 
 
+def test_where_nothing_says_what_is_evaluated_the_advice_goes_by_needs_alone(repository):
+    repository.run("switch", "-q", "--detach", "main~1")
+    try:
+        advice, _ = advise(repository, *HEADS[:2])
+    finally:
+        repository.run("switch", "-q", "main")
+    assert advice.benchmark is None
+    assert advice.remarks[0].startswith("no results can be of this merge: HEAD has no benchmark")
+    assert all(one.evidence is None for one in advice.methods)
+
+
 def test_heads_that_conflict_are_refused_whatever_the_method(repository):
     with pytest.raises(MergeRefused, match="scale: 'wide' has"):
         advise(repository, HEADS[0], "wide")

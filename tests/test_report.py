@@ -169,6 +169,14 @@ def test_the_history_is_this_branchs_merges_latest_first(found, made):
     assert table[0]["traces"][0]["spec"] == note.spec
 
 
+def test_a_merge_that_a_sweep_chose_says_so(tmp_path, monkeypatch):
+    made = reported(tmp_path / "models", monkeypatch)
+    made.merge(sweep=f"{'9' * 64} heldin-validation 81.2500 of 10 candidates")
+    found = reporting.report(made.repository)
+    assert rows(found, "history")[0]["method"] == "mats (iterations=20), chosen by a sweep"
+    assert section(found, "history").text[0].startswith("1 of 3 have no evaluation in a note")
+
+
 def test_every_number_is_traced_to_a_source_with_spec_and_fingerprints(found):
     sources = {(s.trace.spec, s.trace.data): s for s in found.sources}
     for name in ("scores", "cost", "hyperparameters", "models", "tasks", "history"):

@@ -106,6 +106,7 @@ def _merge_cells(
     known = {p.option: p.default for p in own.hyperparameters} if own else {}
     changed = {k: v for k, v in merge.options.items() if k in known and v != known[k]}
     method = f"{merge.method} ({options_text(changed)})" if changed else merge.method
+    method += ", chosen by a sweep" if merge.sweep else ""
     scores = [
         value
         for status in STATUSES
