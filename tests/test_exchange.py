@@ -156,6 +156,7 @@ def test_a_published_table_is_read_with_its_source(tmp_path):
         ("method,held in,generalization\nties,1,2\nties,1,2\n", "line 3 has 'ties' a second time"),
         ("method,held-in,generalization\nties,much,2\n", "line 2 has 'much', which is no number"),
         ("method,held-in,generalization\nties,inf,2\n", "line 2 has 'inf', which is no number"),
+        ('method,held-in,generalization\n"ties,1,2\n', "the table is no CSV"),
     ],
 )
 def test_a_table_that_cannot_be_read_says_where(text, message):

@@ -111,6 +111,16 @@ def test_a_conflict_is_named_and_ends_with_one(command, tmp_path):
     assert "--replace takes the file's" in err
 
 
+def test_a_file_that_is_no_text_is_one_clear_line(command, tmp_path):
+    file = tmp_path / "table.csv"
+    file.write_bytes("method,held-in,generalization\nMétode,1,2\n".encode("latin-1"))
+    status, out, err = command("results", "import", file)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "is no text in UTF-8" in err
+    file.write_text("method,held-in,generalization\nties,1,2\n", encoding="utf-16")
+    assert command("results", "import", file)[0] == 2
+
+
 def test_published_numbers_lie_beside_ones_own(tmp_path, monkeypatch, capsys):
     made = reported(tmp_path / "models", monkeypatch)
     table = tmp_path / "table.csv"

@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from gitmerge_eval.cli.output import print_json, print_table
+from gitmerge_eval.errors import UsageError
 
 results = typer.Typer(
     help="List what is known of merged models; exchange it with other machines.",
@@ -122,7 +123,12 @@ def import_results(
     from gitmerge_eval.git.repository import Repository
 
     path = evaluating.results_path(Repository.here())
-    text = file.read_text(encoding="utf-8")
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"'{file}' is no text in UTF-8 ({error.reason}); save it so, or give another file"
+        ) from error
     if file.suffix.lower() == ".csv":
         rows = published.read_csv(text, source or file.stem, benchmark)
         taken = exchange.take_published(path, rows, replacing=replace)

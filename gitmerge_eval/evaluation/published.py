@@ -73,8 +73,11 @@ def read_csv(text: str, source: str, benchmark: str = "") -> list[Published]:
     number is unknown. Raises UsageError for a missing column, a method without a name, a row that
     stands twice, and what is no number.
     """
-    reader = csv.reader(io.StringIO(text.removeprefix("\ufeff")))
-    header = [_member(word) for word in next(reader, [])]
+    try:
+        lines = list(csv.reader(io.StringIO(text), strict=True))
+    except csv.Error as error:
+        raise UsageError(f"the table is no CSV ({error}); save it again as one") from error
+    header = [_member(word) for word in lines[0]] if lines else []
     missing = [name for name in NEEDED if name not in header]
     if missing:
         wanted = ", ".join(name.replace("_", "-") for name in missing)
@@ -83,7 +86,9 @@ def read_csv(text: str, source: str, benchmark: str = "") -> list[Published]:
             "generalization, separated by commas"
         )
     found: dict[tuple[str, str, str, str], Published] = {}
-    for line, cells in _rows(reader):
+    for line, cells in enumerate(lines[1:], 2):
+        if not any(cell.strip() for cell in cells):
+            continue
         values = {name: cell.strip() for name, cell in zip(header, cells, strict=False) if name}
         row = _row(values, source, benchmark, line)
         if row.key in found:
@@ -94,12 +99,6 @@ def read_csv(text: str, source: str, benchmark: str = "") -> list[Published]:
 
 def _member(word: str) -> str | None:
     return COLUMNS.get(word.strip().lower().replace("_", "-").replace(" ", "-"))
-
-
-def _rows(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
-    for line, cells in enumerate(reader, 2):
-        if any(cell.strip() for cell in cells):
-            yield line, cells
 
 
 def _row(values: Mapping[str, str], source: str, benchmark: str, line: int) -> Published:
