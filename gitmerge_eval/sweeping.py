@@ -105,7 +105,8 @@ def sweep(
         )
     planner = Planner(repository, revisions, settings.checkpoint)
     names, skipped = _usable(planner, settings.methods)
-    options = grid(names, settings.grid)
+    own = [text for text in settings.grid if text.partition(".")[0] not in skipped]
+    options = grid(names, own)
     digest = _digest(planner, options, settings)
     with study(
         planner,
@@ -260,16 +261,10 @@ def _usable(planner: Planner, named: Sequence[str]) -> tuple[tuple[str, ...], di
 
 def _digest(planner: Planner, options: Grid, settings: Settings) -> str:
     """The SHA-256 over all that makes two sweeps the same one, but for the data's bytes."""
-    subject = planner.subject
     content = {
-        "constituents": sorted(identity for _, identity in planner.constituents),
-        "base": planner.base,
-        "path": subject.path,
+        **planner.identity,
         "grid": options.as_dict(),
         "select": settings.select,
-        "benchmark": subject.benchmark.name,
-        "settings": dict(subject.declaration.settings),
-        "evaluator_version": subject.benchmark.evaluator_version,
         "numeric_version": NUMERIC_VERSION,
     }
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()

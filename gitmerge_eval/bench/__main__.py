@@ -1,4 +1,4 @@
-"""``python -m gitmerge_eval.bench storage|merge|layer|fisher``: the benchmarks' command line."""
+"""``python -m gitmerge_eval.bench storage|merge|sweep|layer|fisher``: the command line."""
 
 from __future__ import annotations
 
@@ -64,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(dest="benchmark", required=True)
     _storage_options(_command(commands, "storage", _storage, "add, checkout, status, diff"))
     _merge_options(_command(commands, "merge", _merge, "git merge of M models"))
+    _sweep_options(_command(commands, "sweep", _sweep, "ten option values against one merge"))
     _layer_options(_command(commands, "layer", _layer, "each method's kernel on one layer", 10))
     _fisher_options(_command(commands, "fisher", _fisher, "the Fisher diagonal of a ViT"))
     return root
@@ -142,6 +143,14 @@ def _merge_options(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _sweep_options(command: argparse.ArgumentParser) -> None:
+    _checkpoint_options(command)
+    command.add_argument(
+        "--methods", type=names, default=(), help="separated by commas (default: those with an aim)"
+    )
+    command.add_argument("-M", "--models", type=positive, default=5, help="how many are merged")
+
+
 def _layer_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--methods", type=names, default=(), help="separated by commas (default: all)"
@@ -206,6 +215,26 @@ def _merge(given: argparse.Namespace) -> Report:
         folder=given.folder,
     )
     return merge.run(settings, _say)
+
+
+def _sweep(given: argparse.Namespace) -> Report:
+    from gitmerge_eval import methods
+    from gitmerge_eval.bench import sweep
+
+    if given.models < 2:
+        raise UsageError("a merge needs at least two models; give -M 2 or more")
+    for name in given.methods:
+        if not methods.get(name).sweeps:
+            raise UsageError(f"'{name}' has nothing to sweep; leave it out of --methods")
+    settings = sweep.Settings(
+        methods=given.methods or tuple(sweep.AIMS),
+        models=given.models,
+        size_bytes=given.size,
+        repeat=given.repeat,
+        noise=given.noise,
+        folder=given.folder,
+    )
+    return sweep.run(settings, _say)
 
 
 def _layer(given: argparse.Namespace) -> Report:

@@ -75,7 +75,7 @@ def run(settings: Settings, say: Say = lambda line: None) -> Report:
         needed = models.needed_bytes(max(settings.models), kinds, plain=plain)
         machine.required_space(scratch.folder, needed)
         clone = models.build(scratch, max(settings.models), kinds, plain=plain, say=say)
-        session = _Session(settings, scratch, clone, models)
+        session = Session(settings, scratch, clone, models)
         for count in settings.models:
             for number in range(1, settings.repeat + 1):
                 session.round(count, partial(_numbered, say, number))
@@ -102,7 +102,7 @@ def _needed(chosen: Sequence[str]) -> dict[str, None]:
     return {kind: None for one in declared for kind in one.statistics(one.options({}))}
 
 
-class _Session:
+class Session:
     """The repository, and one round of runs after the other in it."""
 
     def __init__(self, settings: Settings, scratch: Scratch, clone: Clone, models: Models) -> None:
@@ -131,10 +131,14 @@ class _Session:
             if their is not None:
                 self.runs.mergekit.setdefault((count, method), []).append(their)
                 say(f"M = {count}, {method}, mergekit: {their.seconds:.2f} s")
-            self._take_back()
+            self.take_back()
 
     def _ours(self, method: str, count: int) -> Usage:
-        options = [f"method={method}", *self._settings.options]
+        return self.merge(method, count, self._settings.options)
+
+    def merge(self, method: str, count: int, given: Sequence[str] = ()) -> Usage:
+        """A ``git merge`` of the first ``count`` branches; ``given`` are further options."""
+        options = [f"method={method}", *given]
         words = [word for option in options for word in ("-X", option)]
         usage = self._clone.git("merge", "--quiet", *words, *self._models.branches(count))
         parents = self._clone.quietly("log", "-1", "--format=%P").split()
@@ -192,7 +196,7 @@ class _Session:
         self._output.mkdir()
         return self._output
 
-    def _take_back(self) -> None:
+    def take_back(self) -> None:
         """The repository as it was: no merge may profit from what an earlier one left."""
         clone = self._clone
         clone.quietly("reset", "--quiet", "--hard", self._start)

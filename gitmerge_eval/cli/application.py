@@ -17,6 +17,7 @@ from gitmerge_eval.cli import (
     inspection,
     reporting,
     setup,
+    studying,
 )
 from gitmerge_eval.errors import GitMergeEvalError
 
@@ -29,16 +30,9 @@ application = typer.Typer(
     rich_markup_mode=None,
 )
 for room in (
-    setup,
-    inspection,
-    declaring,
-    evaluation,
-    benchmarking,
-    cleaning,
-    converting,
-    reporting,
-    advising,
-):
+    setup, inspection, declaring, evaluation, studying, benchmarking, cleaning, converting,
+    reporting, advising,
+):  # fmt: skip
     room.add_to(application)
 
 

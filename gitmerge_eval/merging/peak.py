@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 _EVERY_SECONDS = 0.01
@@ -26,6 +27,7 @@ def peak_memory(device: str = "cpu") -> Iterator[Peak]:
     sampled every 10 ms, and on a GPU what torch has allocated there. Nothing is seen where the
     system has no /proc."""
     found, done = Peak(), threading.Event()
+    _give_back()
     before = _anonymous_bytes()
     _reset_gpu(device)
 
@@ -41,6 +43,12 @@ def peak_memory(device: str = "cpu") -> Iterator[Peak]:
         done.set()
         watcher.join()
         found.nbytes = max(found.nbytes, _anonymous_bytes() - before) + _gpu_bytes(device)
+
+
+def _give_back() -> None:
+    """Let glibc return what was freed: used again, it would not be seen."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _anonymous_bytes() -> int:

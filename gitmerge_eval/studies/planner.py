@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from gitmerge_eval.errors import MergeRefused
 from gitmerge_eval.evaluation.subjects import Subject, planned_subject
@@ -49,6 +50,19 @@ class Planner:
     def base(self) -> str | None:
         """The identity of θ_p."""
         return self._whole.base.identity if self._whole.base else None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What is merged and evaluated, as a part of a study's digest."""
+        declaration, benchmark = self.subject.declaration, self.subject.benchmark
+        return {
+            "constituents": sorted(identity for _, identity in self.constituents),
+            "base": self.base,
+            "path": self.subject.path,
+            "benchmark": benchmark.name,
+            "settings": dict(declaration.settings),
+            "evaluator_version": benchmark.evaluator_version,
+        }
 
     @property
     def tasks(self) -> dict[str, str]:

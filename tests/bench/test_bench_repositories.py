@@ -75,7 +75,7 @@ def test_a_session_leaves_the_repository_as_it_was(scratch):
     models = Towers(SIZE, "dense")
     clone = models.build(scratch, 2, (), plain=True, say=lambda line: None)
     settings = merge.Settings(("average",), (2,), SIZE, floor=False)
-    session = merge._Session(settings, scratch, clone, models)
+    session = merge.Session(settings, scratch, clone, models)
     before = merge._files(merge._objects(clone)), clone.quietly("for-each-ref")
     for _ in range(2):
         session.round(2, lambda line: None)

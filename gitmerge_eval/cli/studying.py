@@ -1,0 +1,191 @@
+"""``sweep`` and ``scale``: merges that are tried, scored and thrown away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from gitmerge_eval.cli.output import print_json, print_table, size
+
+
+def add_to(application: typer.Typer) -> None:
+    """Register the commands."""
+    application.command()(sweep)
+    application.command()(scale)
+
+
+def sweep(
+    heads: list[str] = typer.Argument(help="The branches to merge into HEAD."),
+    methods: str = typer.Option("all", help="Separated by commas, or all that can be used."),
+    select: str = typer.Option(
+        "heldin-validation", help="What chooses: heldin-validation, generalization or none."
+    ),
+    grid: list[str] = typer.Option(
+        [], help="<method>.<option>=<value>,<value>,… in the place of the paper's; repeat it."
+    ),
+    brief: bool = typer.Option(
+        False, "--brief", help="Score candidates only on the tasks that decide."
+    ),
+    merge: bool = typer.Option(False, "--merge", help="Make the winner the merge commit."),
+    checkpoint: str = typer.Option("", help="Which model, where the constituents have several."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:<n>."),
+    memory: str = typer.Option("auto", help="What tensors may take together: auto, or 4G."),
+    as_json: bool = typer.Option(False, "--json", help="Machine-readable."),
+) -> None:
+    """Merge by every method and option of a grid, score the results, and choose the best.
+
+    Nothing is committed unless --merge says so. A sweep that was stopped goes on where it was.
+    """
+    from gitmerge_eval import sweeping
+    from gitmerge_eval.cli.watching import watched
+    from gitmerge_eval.errors import InvalidOption
+    from gitmerge_eval.git.repository import Repository
+
+    if merge and select == "none":
+        raise InvalidOption("--merge needs a choice; leave out --select none")
+    repository = Repository.here()
+    if merge:
+        sweeping.check_mergeable(repository, heads)
+    settings = sweeping.Settings(
+        methods=_names(methods),
+        select=select,
+        grid=tuple(grid),
+        brief=brief,
+        checkpoint=checkpoint or None,
+        device=device,
+        resources=_resources(device, memory),
+    )
+    with watched("sweep") as watch:
+        found = sweeping.sweep(repository, heads, settings, watch)
+    commit = sweeping.merge_winner(repository, heads, found) if merge else None
+    if as_json:
+        print_json({**found.as_dict(), "merge": commit})
+    else:
+        _print_sweep(found)
+        if commit:
+            print(f"merged as {commit[:10]}")
+
+
+def scale(
+    heads: list[str] = typer.Argument(help="The branches of which samples are merged into HEAD."),
+    methods: str = typer.Option("all", help="Separated by commas, or all that can be used."),
+    samples: int = typer.Option(
+        0, min=0, help="Nested samples; 0: 20, or 5 where the benchmark has languages."
+    ),
+    seed: int = typer.Option(0, help="Of the samples."),
+    options: str = typer.Option(
+        "default", help="default, or swept: what the latest sweep of these constituents chose."
+    ),
+    checkpoint: str = typer.Option("", help="Which model, where the constituents have several."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:<n>."),
+    memory: str = typer.Option("auto", help="What tensors may take together: auto, or 4G."),
+    as_json: bool = typer.Option(False, "--json", help="Machine-readable."),
+) -> None:
+    """Merge 2, 3, … all of the constituents, and average the scores over nested samples.
+
+    Nothing is committed. What is known from an earlier sweep or scaling is not computed again.
+    """
+    from gitmerge_eval import scaling
+    from gitmerge_eval.cli.watching import watched
+    from gitmerge_eval.git.repository import Repository
+
+    settings = scaling.Settings(
+        methods=_names(methods),
+        samples=samples or None,
+        seed=seed,
+        options=options,
+        checkpoint=checkpoint or None,
+        device=device,
+        resources=_resources(device, memory),
+    )
+    with watched("scale") as watch:
+        found = scaling.scale(Repository.here(), heads, settings, watch)
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        _print_scaling(found)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return () if text == "all" else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _resources(device: str, memory: str) -> Any:
+    from gitmerge_eval.merging.devices import Resources, parse_bytes
+
+    if memory != "auto":
+        parse_bytes(memory)
+    return Resources(device, memory)
+
+
+def _print_sweep(found: Any) -> None:
+    runs = found.chosen.values() if found.chosen else found.candidates
+    columns = ["method", "options", "held-in", "of individual", "generalization", "of pretrained"]
+    columns += ["FLOPs", "statistics", "seconds", "memory"]
+    rows = [
+        [
+            *_named(run, found.winner),
+            _percent(run.average("held-in")),
+            _ratio(run.normalised("held-in")),
+            _percent(run.average("generalization")),
+            _ratio(run.normalised("generalization")),
+            f"{run.cost.flops:.3g}",
+            f"{run.cost.statistics_flops:.3g}",
+            f"{run.cost.seconds:.2f}",
+            size(run.cost.peak_memory_bytes),
+        ]
+        for run in runs
+    ]
+    print_table(columns, rows, f"{found.benchmark}, test split, {found.metric}")
+    _print_rest(found)
+    if found.winner:
+        print(
+            f"the best of {len(found.candidates)} candidates by {found.select} "
+            f"({found.score(found.winner):.2f}): {found.winner.method}"
+        )
+    print(f"sweep {found.digest[:10]}: {found.computed} candidates computed now")
+
+
+def _named(run: Any, winner: Any) -> list[str]:
+    hidden = ("accumulate", "precision", "seed")
+    options = ", ".join(f"{name}={value}" for name, value in run.options.items())
+    shown = ", ".join(o for o in options.split(", ") if o.partition("=")[0] not in hidden)
+    best = winner is not None and run.spec == winner.spec
+    return [f"{run.method}{' *' if best else ''}", shown]
+
+
+def _print_scaling(found: Any) -> None:
+    rows = [
+        [
+            point.method,
+            point.models,
+            point.heldin.samples if point.heldin else 0,
+            _spread(point.heldin),
+            _spread(point.generalization),
+        ]
+        for point in found.points
+    ]
+    title = f"{found.benchmark}, test split, {found.metric}: mean ± standard error"
+    print_table(("method", "M", "samples", "held-in", "generalization"), rows, title)
+    _print_rest(found)
+    print(f"scaling {found.digest[:10]}: {found.computed} merges computed now")
+
+
+def _print_rest(found: Any) -> None:
+    for method, why in found.skipped.items():
+        print(f"{method} was left out: {why}")
+    for remark in found.remarks:
+        print(f"note: {remark}")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _spread(value: Any) -> str:
+    return "-" if value is None else f"{value.mean:.2f} ± {value.error:.2f}"
