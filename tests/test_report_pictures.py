@@ -2,11 +2,15 @@
 
 import itertools
 import random
+from xml.etree import ElementTree
 
+import matplotlib
 import pytest
 
 from gitmerge_eval import methods
-from gitmerge_eval.report import palette
+from gitmerge_eval.report import palette, pictures
+from gitmerge_eval.report.content import Section
+from gitmerge_eval.report.figures import Line, Panel, Point
 from gitmerge_eval.report.labels import Box, place, spread
 
 FRAME = Box(0, 0, 500, 380)
@@ -42,6 +46,30 @@ def test_spread_keeps_the_order_and_the_gap(seed):
     assert all(b - a >= 10.0 - 1e-9 for a, b in itertools.pairwise(ordered))
     assert ordered[0] >= -1e-9
     assert ordered[-1] <= 100.0 + 1e-9
+
+
+def test_names_are_no_formulas_and_no_markup(tmp_path):
+    names = ["$\\frac{", "</svg><script>", "日本", "a_b^c", "#010201"]
+    points = [Point(name, number, number) for number, name in enumerate(names)]
+    lines = [Line(name, [0, 1], [0, number]) for number, name in enumerate(names)]
+    panels = (Panel("$x$", "y", "$\\broken{", points), Panel("x", "y", "", lines=lines))
+    section = Section("names", "Names", panels=panels)
+    matplotlib.rcParams["svg.fonttype"] = "path"  # the user's own setting does not count
+    try:
+        drawn = pictures.inline(section)
+    finally:
+        matplotlib.rcParams["svg.fonttype"] = "none"
+    for svg in drawn:
+        assert "<script" not in svg
+        texts = [element.text for element in ElementTree.fromstring(svg).iter() if element.text]
+        assert {"$\\frac{", "</svg><script>", "日本", "a_b^c"} <= {text.strip() for text in texts}
+    assert "$\\broken{" in drawn[0]
+    assert [path.suffix for path in pictures.write(section, tmp_path)] == [".png", ".png", ".svg"]
+
+
+def test_equal_figures_are_equal_files():
+    section = Section("one", "One", panels=(Panel("x", "y", points=[Point("ties", 1.0, 2.0)]),))
+    assert pictures.inline(section) == pictures.inline(section)
 
 
 def _contrast(one: str, other: str) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from gitmerge_eval.report import labels
@@ -32,17 +34,39 @@ def size(panel: Panel | Grid) -> tuple[float, float]:
     return PANEL
 
 
+@contextmanager
+def settings() -> Iterator[None]:
+    """How matplotlib draws within the context, whatever the user has configured.
+
+    Names may be anybody's: a dollar sign begins no formula, and a letter that the font lacks is
+    left to the reader's fonts.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(
+            {
+                "font.size": FONT, "font.family": "DejaVu Sans", "text.parse_math": False,
+                # Text stays text: it can be searched, copied and read out.
+                "svg.fonttype": "none",
+                # Fixed ids: equal figures have equal files.
+                "svg.hashsalt": "gitmerge-eval",
+            }
+        )  # fmt: skip
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
 def canvas(width: float, height: float) -> Canvas:
     """An empty drawing without a ground of its own."""
-    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    with rc_context({"font.size": FONT, "font.family": "DejaVu Sans"}):
-        layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)
-        figure = Canvas(figsize=(width, height), layout=layout, dpi=100)
-        FigureCanvasAgg(figure)
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)
+    figure = Canvas(figsize=(width, height), layout=layout, dpi=100)
+    FigureCanvasAgg(figure)
     figure.patch.set_alpha(0)
     return figure
 

@@ -33,14 +33,14 @@ METHODS = {
 }
 BASELINES = {
     "pretrained": Style("#555555", "#b5b5b5", "<"),
-    "individual": Style("#555555", "#b5b5b5", "|"),
+    "individual": Style("#555555", "#b5b5b5", "8"),
     "multitask": Style("#555555", "#b5b5b5", ">"),
 }
 STATUSES = {
     "held-in": Style("#332288", "#9d8df2", "o"),
     "generalization": Style("#c4546a", "#ee8fa0", "s"),
 }
-_FURTHER = "hH8*1234"
+_FURTHER = "h*H"
 """The markers of methods that other packages add; they share the grey of what has no colour."""
 _PLAIN = ("#666666", "#a8a8a8")
 

@@ -38,10 +38,11 @@ def require() -> None:
 def inline(section: Section) -> list[str]:
     """Each panel of ``section`` as an ``<svg>`` element that takes its colours from CSS."""
     known = palette.styles(series_of(section.panels))
-    return [
-        _scoped(_svg([panel], known, palette.stand_ins(known)), known, f"{section.name}-{number}")
-        for number, panel in enumerate(section.panels)
-    ]
+    with drawing.settings():
+        return [
+            _svg([panel], known, f"{section.name}-{number}")
+            for number, panel in enumerate(section.panels)
+        ]
 
 
 def write(section: Section, folder: Path) -> list[Path]:
@@ -53,18 +54,23 @@ def write(section: Section, folder: Path) -> list[Path]:
         return []
     folder.mkdir(parents=True, exist_ok=True)
     known = palette.styles(series_of(section.panels))
-    paths = []
-    for suffix, inks in (("", palette.light(known)), ("-dark", palette.dark(known))):
-        figure = _figure(section.panels, known, inks)
-        path = folder / f"{section.name}{suffix}.png"
-        figure.patch.set(facecolor=inks.ground, alpha=1)
-        figure.savefig(path, dpi=PNG_DOTS)
-        paths.append(path)
+    with drawing.settings():
+        paths = [
+            _png(section, known, inks, folder / f"{section.name}{suffix}.png")
+            for suffix, inks in (("", palette.light(known)), ("-dark", palette.dark(known)))
+        ]
+        text = _svg(section.panels, known, section.name)
     path = folder / f"{section.name}.svg"
-    text = _scoped(_svg(section.panels, known, palette.stand_ins(known)), known, section.name)
     sheet = palette.style_sheet(known, root="svg") + "svg { background: var(--ground); }\n"
     path.write_text(text.replace(">", f">\n<style>\n{sheet}</style>", 1), encoding="utf-8")
     return [*paths, path]
+
+
+def _png(section: Section, known: dict[str, Style], inks: Inks, path: Path) -> Path:
+    figure = _figure(section.panels, known, inks)
+    figure.patch.set(facecolor=inks.ground, alpha=1)
+    figure.savefig(path, dpi=PNG_DOTS)
+    return path
 
 
 def _figure(panels: Sequence[Panel | Grid], known: dict[str, Style], inks: Inks) -> Canvas:
@@ -84,16 +90,12 @@ def _figure(panels: Sequence[Panel | Grid], known: dict[str, Style], inks: Inks)
     return figure
 
 
-def _svg(panels: Sequence[Panel | Grid], known: dict[str, Style], inks: Inks) -> str:
-    from matplotlib import rc_context
-
-    # Text stays text: it can be searched, copied and read out. Fixed ids make equal pages equal.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "gitmerge-eval"}):
-        figure = _figure(panels, known, inks)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+def _svg(panels: Sequence[Panel | Grid], known: dict[str, Style], name: str) -> str:
+    figure = _figure(panels, known, palette.stand_ins(known))
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return _scoped(text[text.index("<svg") :], known, name)
 
 
 def _scoped(svg: str, known: dict[str, Style], name: str) -> str:
