@@ -197,6 +197,7 @@ class Study:
         if complete != self._known.get((run.sample, run.spec)):
             self.runs.store([complete])
             self._known[run.sample, run.spec] = complete
+        self._costs[run.spec] = complete
         return complete
 
     def _finished(self, trial: Trial, split: str, statuses: Statuses) -> Run | None:
