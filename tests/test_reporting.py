@@ -132,6 +132,10 @@ def test_records_of_other_schemas_and_broken_ones_are_refused():
         reporting.note_from_record({**record, "schema": 2})
     with pytest.raises(EvaluationError, match="malformed"):
         reporting.note_from_record({k: v for k, v in record.items() if k != "tasks"})
+    for value in ("81.25", True, None, float("nan"), [1.0]):
+        task = {**record["tasks"][0], "merged": value}
+        with pytest.raises(EvaluationError, match="is no score"):
+            reporting.note_from_record({**record, "tasks": [task]})
 
 
 def test_the_summary_is_one_line_with_both_averages():

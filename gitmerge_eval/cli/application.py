@@ -8,12 +8,14 @@ import typer
 
 from gitmerge_eval import __version__
 from gitmerge_eval.cli import (
+    advising,
     benchmarking,
     cleaning,
     converting,
     declaring,
     evaluation,
     inspection,
+    reporting,
     setup,
     studying,
 )
@@ -29,6 +31,7 @@ application = typer.Typer(
 )
 for room in (
     setup, inspection, declaring, evaluation, studying, benchmarking, cleaning, converting,
+    reporting, advising,
 ):  # fmt: skip
     room.add_to(application)
 

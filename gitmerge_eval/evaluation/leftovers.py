@@ -73,7 +73,7 @@ def _wanted(repository: Repository, folder: Path) -> set[Path]:
     if not results_path(repository).exists():
         return sheets
     with open_results(results_path(repository)) as results:
-        keys = results.keys()
+        keys = results.every()
     blobs = {key: key.checkpoint.partition("+")[0] for key in keys}
     here = set(existing(repository, set(blobs.values())))
     outputs = summaries.Outputs(folder / OUTPUTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -58,9 +59,18 @@ def note_table(note: EvaluationNote) -> str:
 def _origin(note: EvaluationNote) -> str:
     if note.method is None:
         return note.path
-    options = ", ".join(f"{name}={_plain(value)}" for name, value in sorted(note.options.items()))
+    options = options_text(note.options)
     of = f" of {', '.join(note.constituents)}" if note.constituents else ""
     return f"{note.method}{f' ({options})' if options else ''}{of}"
+
+
+def options_text(options: Mapping[str, Any]) -> str:
+    """A method's options in one line, in the order of their names.
+
+    >>> options_text({"scale": 0.30000000000000004, "density": 0.2})
+    'density=0.2, scale=0.3'
+    """
+    return ", ".join(f"{name}={_plain(value)}" for name, value in sorted(options.items()))
 
 
 def _plain(value: object) -> str:
@@ -162,8 +172,8 @@ def note_from_record(record: Mapping[str, Any]) -> EvaluationNote:
                     task=task["task"],
                     status=task["status"],
                     fingerprint=task["data"],
-                    merged=task["merged"],
-                    **{model: task.get(model) for model in MODELS[1:]},
+                    merged=_number(task["merged"]),
+                    **{m: _number(task[m]) for m in MODELS[1:] if task.get(m) is not None},
                 )
                 for task in record["tasks"]
             ),
@@ -178,11 +188,18 @@ def note_from_record(record: Mapping[str, Any]) -> EvaluationNote:
             sheet=record.get("sheet"),
             remarks=tuple(record["remarks"]),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise EvaluationError(
             f"an evaluation note is malformed ({error}); run 'gitmerge-eval evaluate' to write it "
             "again"
         ) from error
+
+
+def _number(value: object) -> float:
+    """A score; TypeError for what is none: a note may be anybody's."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise TypeError(f"{value!r} is no score")
+    return value
 
 
 def summary(note: EvaluationNote) -> str:

@@ -32,8 +32,9 @@ _FIND = """
 SELECT value, seconds, device FROM scores WHERE checkpoint = ? AND benchmark = ? AND settings = ?
 AND task = ? AND split = ? AND evaluator_version = ? AND fingerprint = ?
 """
-_KEYS = """
-SELECT checkpoint, benchmark, settings, task, split, evaluator_version, fingerprint FROM scores
+_EVERY = """
+SELECT checkpoint, benchmark, settings, task, split, evaluator_version, fingerprint, value, seconds,
+device FROM scores
 """
 _STORE = "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, datetime('now'))"
 
@@ -84,9 +85,10 @@ class Results:
                 known[key] = Score(*row)
         return known
 
-    def keys(self) -> list[ScoreKey]:
-        """What the cache has scores of."""
-        return [ScoreKey(*row) for row in self._connection.execute(_KEYS)]
+    def every(self) -> dict[ScoreKey, Score]:
+        """All that is known, in the order of the keys."""
+        rows = self._connection.execute(_EVERY)
+        return {ScoreKey(*row[:7]): Score(*row[7:]) for row in rows}
 
     def store(self, scores: Mapping[ScoreKey, Score]) -> None:
         """Remember ``scores``, all or none of them."""
