@@ -11,6 +11,7 @@ import torch
 
 from gitmerge_eval import cli, training
 from gitmerge_eval.benchmarks.seq2seq import model as seq2seq
+from gitmerge_eval.benchmarks.texts import weights
 from gitmerge_eval.evaluation import evaluating
 from gitmerge_eval.git.repository import Repository
 
@@ -82,8 +83,8 @@ def declaring(tmp_path, monkeypatch, run):
     monkeypatch.chdir(repository.directory)
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        state = seq2seq.state_of(seq2seq.create(data / "answers-tiny.json"))
-    seq2seq.save(state, repository.directory / "model.safetensors")
+        state = weights.state_of(seq2seq.create(data / "answers-tiny.json"))
+    weights.save(state, repository.directory / "model.safetensors")
     (repository.directory / "benchmark.toml").write_text(DECLARATION)
     repository.run("config", "merge-eval.data", str(data))
     for arguments in (["init"], ["track", "*.safetensors"]):
