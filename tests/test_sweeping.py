@@ -101,7 +101,7 @@ def test_nothing_is_committed_and_nothing_left_behind(evaluated):
     assert state() == before
     left = evaluated.repository.common_directory / "gitmerge-eval"
     assert {path.name.partition(".")[0] for path in left.iterdir()} <= {
-        "results", "groups", "evaluated", "installed",
+        "results", "groups", "objects", "evaluated", "evaluations", "installed",
     }  # fmt: skip
     assert list((left / "evaluated").iterdir()) == []
 
