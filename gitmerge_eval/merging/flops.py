@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from gitmerge_eval.merging.planning import CheckpointPlan, layer_shape
 from gitmerge_eval.merging.sources import Source
 
@@ -9,11 +11,12 @@ from gitmerge_eval.merging.sources import Source
 def statistics_flops(plan: CheckpointPlan) -> int:
     """Table 3's count for the statistics that the method needs, over the groups that are computed,
     with the tokens that each constituent's statistic says it was made of."""
-    shapes = [layer_shape(group, 1) for group in plan.computed]
+    # Those of one T together: the formulas round down once for all M.
+    counted = Counter(tokens(plan, source) for source in plan.constituents)
     return sum(
-        plan.method.statistics_flops(shape, tokens(plan, source), plan.options)
-        for source in plan.constituents
-        for shape in shapes
+        plan.method.statistics_flops(layer_shape(group, models), number, plan.options)
+        for number, models in counted.items()
+        for group in plan.computed
     )
 
 
