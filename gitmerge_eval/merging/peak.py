@@ -81,6 +81,8 @@ def _reset_gpu(device: str) -> None:
     if device != "cpu":
         import torch
 
+        # Before it there are no statistics to reset.
+        torch.cuda.init()  # type: ignore[no-untyped-call]
         for number in range(torch.cuda.device_count()):
             torch.cuda.reset_peak_memory_stats(number)
 
