@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from gitmerge_eval import methods
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.errors import GitMergeEvalError, PrerequisiteError
 from gitmerge_eval.git.heads import Heads, left_out, resolve
@@ -15,8 +16,10 @@ from gitmerge_eval.merging import deciding
 from gitmerge_eval.merging import options as merge_options
 from gitmerge_eval.merging.devices import choose_device, describe
 from gitmerge_eval.merging.fetching import absent_bytes
+from gitmerge_eval.merging.flops import statistics_flops, tokens
 from gitmerge_eval.merging.options import MergeOptions
 from gitmerge_eval.merging.planning import CheckpointPlan, applicable
+from gitmerge_eval.merging.sources import Source
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,12 @@ class CheckpointPreview:
     problems: tuple[str, ...] = ()
     applicable: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """method -> what it lacks; nothing where it could be used."""
+    costs: dict[str, dict[str, int]] = field(default_factory=dict)
+    """method that could be used -> its merging_flops and statistics_flops with default options."""
     merging_flops: int = 0
+    statistics_flops: int = 0
+    statistics_tokens: dict[str, int] = field(default_factory=dict)
+    """constituent -> what its statistics were computed on, where the method needs any."""
     peak_bytes: int = 0
     read_bytes: int = 0
     written_bytes: int = 0
@@ -100,26 +108,48 @@ def preview(
 def _planned(
     heads: Heads, options: MergeOptions, plan: CheckpointPlan, store: ObjectStore
 ) -> CheckpointPreview:
+    usable = applicable(plan.base, plan.constituents)
     return CheckpointPreview(
         path=plan.spec.path,
         outcome="merged",
         method=plan.spec.method,
         base=(plan.base.commit or None) if plan.base else None,
-        constituents=tuple(
-            f"{source.label} ({source.commit[:10]})"
-            for source in sorted(
-                plan.constituents, key=lambda source: heads.candidates.index(source.commit)
-            )
-        ),
+        constituents=tuple(_shown(source) for source in _in_order(heads, plan)),
         states=dict(Counter(group.state for group in plan.groups)),
-        applicable=applicable(plan.base, plan.constituents),
+        applicable=usable,
+        costs={name: _costs(plan, name) for name, lacking in usable.items() if not lacking},
         merging_flops=plan.merging_flops,
+        statistics_flops=statistics_flops(plan),
+        statistics_tokens={
+            _shown(source): tokens(plan, source)
+            for source in _in_order(heads, plan)
+            if plan.method.statistics(plan.options)
+        },
         peak_bytes=plan.peak_bytes,
         read_bytes=plan.read_bytes,
         written_bytes=plan.written_bytes,
         absent_bytes=absent_bytes(store, plan),
         device=describe(choose_device(options.resources.device, options.method)),
     )
+
+
+def _in_order(heads: Heads, plan: CheckpointPlan) -> list[Source]:
+    """The constituents as the user named them."""
+    return sorted(plan.constituents, key=lambda source: heads.candidates.index(source.commit))
+
+
+def _shown(source: Source) -> str:
+    return f"{source.label} ({source.commit[:10]})"
+
+
+def _costs(plan: CheckpointPlan, name: str) -> dict[str, int]:
+    """Table 3's counts of another method, with its default options, on the groups of ``plan``."""
+    method = methods.get(name)
+    other = replace(plan, method=method, options=method.options({}, models=len(plan.constituents)))
+    return {
+        "merging_flops": other.merging_flops,
+        "statistics_flops": statistics_flops(other),
+    }
 
 
 def _simple(heads: Heads, options: MergeOptions, decision: deciding.Decision) -> CheckpointPreview:
@@ -139,8 +169,6 @@ def _refused(
     error: GitMergeEvalError,
 ) -> list[CheckpointPreview]:
     """The same plan by a method that needs nothing, with what the wanted method lacks."""
-    from gitmerge_eval import methods
-
     fallback = replace(options, method=methods.get("average"), given={}, explicit=True)
     tensors = deciding.decide(repository, heads, fallback, paths)
     return [
@@ -150,6 +178,7 @@ def _refused(
             method=options.method.name,
             problems=(str(error),),
             merging_flops=0,
+            statistics_flops=0,
         )
         for plan in tensors.plans
     ]

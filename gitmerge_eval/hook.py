@@ -73,7 +73,7 @@ def _post_merge(repository: Repository, arguments: list[str]) -> None:
     if trailers.read(repository, "HEAD") is not None:
         from gitmerge_eval.evaluation import job
 
-        job.after_merge(repository)
+        job.after_merge(repository, state.costs if state else {})
 
 
 def _post_commit(repository: Repository, arguments: list[str]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+from gitmerge_eval.costs import Cost
 from gitmerge_eval.errors import InvalidOption, UnknownName
 from gitmerge_eval.hyperparameters import Hyperparameter
 
@@ -295,13 +296,7 @@ class MergeReport:
     path: str
     digest: str
     groups: tuple[GroupReport, ...]
-    seconds: float
-    read_bytes: int
-    written_bytes: int
-    flops: int
-    device: str
-    reused: int = 0
-    """Groups that were not computed, because an earlier merge had."""
+    cost: Cost
     notices: tuple[str, ...] = ()
     """What the user should know beside: a cache that cannot be used."""
 

@@ -153,11 +153,10 @@ def summary(report: MergeReport) -> str:
     """One line on a merged checkpoint, and one for each kind of fallback in it."""
     states = Counter(group.state for group in report.groups)
     counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
-    lines = [
-        f"{report.path}: {counts} parameter groups in {report.seconds:.1f} s on {report.device}"
-    ]
-    if report.reused:
-        lines[0] += f"; {report.reused} of the merged ones were computed by an earlier merge"
+    cost = report.cost
+    lines = [f"{report.path}: {counts} parameter groups in {cost.seconds:.1f} s on {cost.device}"]
+    if cost.reused_groups:
+        lines[0] += f"; {cost.reused_groups} of the merged ones were computed by an earlier merge"
     lines += [f"  {notice}" for notice in report.notices]
     remarks = Counter(remark for group in report.groups for remark in group.remarks)
     lines += [f"  {count} × {remark}" for remark, count in remarks.most_common(10)]

@@ -175,7 +175,7 @@ def _recompute(
         problems += wrong
         verdict = "wrong" if problems else "exact" if exact else "within-tolerance"
         groups = len(written.source.metadata.groups)
-        return Finding(path, verdict, tuple(problems), groups, done.report.reused)
+        return Finding(path, verdict, tuple(problems), groups, done.report.cost.reused_groups)
     except (GitError, MissingObject, CorruptObject) as error:
         return Finding(path, "unknown", (f"cannot be recomputed here: {error}",))
     except GitMergeEvalError as error:

@@ -14,10 +14,11 @@ from evaluated_repositories import PLAIN, Evaluated
 from plain.plain_benchmark import BENCHMARK
 
 from gitmerge_eval import methods
+from gitmerge_eval.costs import Cost
 from gitmerge_eval.evaluation import evaluating
 from gitmerge_eval.evaluation.gathering import Result, note_of
 from gitmerge_eval.evaluation.note import TaskScore
-from gitmerge_eval.evaluation.runs import Cost, Run, open_runs
+from gitmerge_eval.evaluation.runs import Run, open_runs
 
 HEADS = ("fruit-quickdraw", "bird-real", "tool-sketch")
 SWEPT = {"task-arithmetic": "scale", "ties": "scale", "regmean": "off-diagonal"}

@@ -38,7 +38,8 @@ def diverge(repository, commit):
     side = commit({"c": "1\n", "b": "2\n"})
     repository.run("switch", "--quiet", "main")
     record = trailers.MergeTrailers("ties", {"scale": 0.5}, constituents=((side, "side"),))
-    return record, trailers.MergeState(head=head, remotes=(side,), trailers=record.lines())
+    costs = {"d" * 64: {"seconds": 1.5}}
+    return record, trailers.MergeState(head, (side,), record.lines(), costs=costs)
 
 
 def merge(repository, *options):
@@ -114,15 +115,18 @@ def test_after_a_merge_of_ours_it_is_evaluated(ready, commit, monkeypatch):
     trailers.write_state(ready, state)
     ready.run("commit", "--quiet", "--no-edit")
     seen = []
-    monkeypatch.setattr(job, "after_merge", lambda repository: seen.append(repository))
+    monkeypatch.setattr(
+        job, "after_merge", lambda repository, costs: seen.append((repository, costs))
+    )
     monkeypatch.chdir(ready.directory)
     trailers.write_state(ready, state)
     assert hook.main(["post-merge", "0"]) == 0
-    assert [one.directory for one in seen] == [ready.directory]
+    assert [one.directory for one, _ in seen] == [ready.directory]
     assert trailers.read_state(ready) is None
     ready.run("checkout", "--quiet", "HEAD~1")
     assert hook.main(["post-merge", "0"]) == 0
     assert len(seen) == 1
+    assert seen[0][1] == state.costs == {"d" * 64: {"seconds": 1.5}}
 
 
 @pytest.mark.parametrize("event", ["prepare-commit-msg", "post-merge", "post-commit", "pre-push"])

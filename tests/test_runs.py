@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from gitmerge_eval.costs import Cost
 from gitmerge_eval.errors import EvaluationError
 from gitmerge_eval.evaluation.note import TaskScore
 from gitmerge_eval.evaluation.results import Score, ScoreKey, open_results
-from gitmerge_eval.evaluation.runs import Cost, Run, open_runs
+from gitmerge_eval.evaluation.runs import Run, open_runs
 
 RUN = Run(
     spec="5" * 64,

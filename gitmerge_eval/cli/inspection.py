@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
@@ -93,6 +94,7 @@ def _print_preview(preview: Any) -> None:
             ("parameter groups", _counts(checkpoint.states)),
             ("missing", "\n".join(checkpoint.problems) or "nothing"),
             ("merging", f"{checkpoint.merging_flops:,} FLOPs on {checkpoint.device}"),
+            ("statistics", _statistics(checkpoint)),
             ("memory", f"about {size(checkpoint.peak_bytes)}"),
             (
                 "to be fetched",
@@ -102,7 +104,7 @@ def _print_preview(preview: Any) -> None:
             (
                 "applicable methods",
                 "\n".join(
-                    f"{name}: {'lacks ' + ', '.join(lacking) if lacking else 'yes'}"
+                    f"{name}: {_applicable(lacking, checkpoint.costs.get(name))}"
                     for name, lacking in checkpoint.applicable.items()
                 ),
             ),
@@ -110,6 +112,21 @@ def _print_preview(preview: Any) -> None:
         print_table(("checkpoint", checkpoint.path), rows)
     for note in preview.notes:
         print(note)
+
+
+def _statistics(checkpoint: Any) -> str:
+    """``1,200 FLOPs, on 40 tokens of a (0123456789)``: what those that are needed took."""
+    text = f"{checkpoint.statistics_flops:,} FLOPs"
+    on = ", ".join(f"{n:,} tokens of {name}" for name, n in checkpoint.statistics_tokens.items())
+    return f"{text}, on {on}" if on else text
+
+
+def _applicable(lacking: Sequence[str], costs: Mapping[str, int] | None) -> str:
+    if costs is None:
+        return f"lacks {', '.join(lacking)}"
+    statistics = costs["statistics_flops"]
+    after = f", statistics {statistics:,} FLOPs" if statistics else ""
+    return f"yes, {costs['merging_flops']:,} FLOPs{after}"
 
 
 def _counts(states: dict[str, int]) -> str:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from gitmerge_eval import methods
+from gitmerge_eval.costs import Cost
 from gitmerge_eval.errors import EvaluationError
 from gitmerge_eval.evaluation import evaluating
 from gitmerge_eval.evaluation.correlation import Correlation, pearson
 from gitmerge_eval.evaluation.note import EvaluationNote
 from gitmerge_eval.evaluation.published import Published, open_published
-from gitmerge_eval.evaluation.runs import Cost, Run, open_runs
+from gitmerge_eval.evaluation.runs import Run, open_runs
 from gitmerge_eval.git import notes, trailers
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.records import canonical_json
@@ -216,7 +217,7 @@ def _merges(repository: Repository, remarks: list[str]) -> Iterator[Result]:
             if not note.method:
                 continue
             models = _models(repository, commit, note)
-            result = Result("merge", commit, note, models, recorded=when)
+            result = Result("merge", commit, note, models, note.cost, recorded=when)
             key = (note.spec, note.checkpoint, _setting(result))
             if key not in seen:
                 seen.add(key)

@@ -16,7 +16,7 @@ COLUMNS = (
     "held_in", "held_in_normalised", "generalization", "generalization_normalised",
     "pretrained_held_in", "pretrained_generalization", "individual_held_in", "multitask_held_in",
     "multitask_generalization", "flops", "statistics_flops", "seconds", "peak_memory_bytes",
-    "chosen", "spec", "data", "recorded",
+    "reused_groups", "chosen", "spec", "data", "recorded",
 )  # fmt: skip
 """What a record has, and the columns of the CSV."""
 SHOWN = ("source", "method", "options", "of", "split", "held-in", "generalization", "spec", "data")

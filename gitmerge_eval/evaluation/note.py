@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gitmerge_eval.costs import Cost
+
 
 @dataclass(frozen=True)
 class TaskScore:
@@ -48,6 +50,8 @@ class EvaluationNote:
     """What the benchmark says of all tasks together: figure -> model ('merged', …) -> value."""
     sheet: str | None = None
     """Where the sheet of the model's pictures is, from the common git directory."""
+    cost: Cost | None = None
+    """What computing the merge took, where the strategy's own clone knows it."""
     remarks: tuple[str, ...] = ()
     """What is missing from this note, and why."""
 

@@ -7,8 +7,10 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
+from gitmerge_eval.costs import Cost
 from gitmerge_eval.errors import EvaluationError
 from gitmerge_eval.evaluation.note import EvaluationNote, TaskScore
 from gitmerge_eval.records import canonical_json
@@ -23,6 +25,7 @@ _NAME_WIDTH = 32
 _SCORE_WIDTHS = {"merged": 9, "pretrained": 12, "individual": 12, "multitask": 11}
 _DECIMALS = 4
 """Scores are stored to 1e-4 of a percent: a hundredth of one example in a hundred thousand."""
+_SECONDS_DECIMALS = 3
 
 
 def note_table(note: EvaluationNote) -> str:
@@ -51,6 +54,8 @@ def note_table(note: EvaluationNote) -> str:
         ]
     if note.sheet:
         lines += _wrapped(f"pictures: {note.sheet} in the git directory")
+    if note.cost:
+        lines += _wrapped(f"merging: {cost_text(note.cost)}")
     for remark in note.remarks:
         lines += _wrapped(f"note: {remark}")
     return "\n".join(lines) + "\n"
@@ -71,6 +76,22 @@ def options_text(options: Mapping[str, Any]) -> str:
     'density=0.2, scale=0.3'
     """
     return ", ".join(f"{name}={_plain(value)}" for name, value in sorted(options.items()))
+
+
+def cost_text(cost: Cost) -> str:
+    """What a merge took, in one line; what is not known or not needed is left out.
+
+    >>> cost_text(Cost(1.234, 1, 56_700_000, flops=123_000, statistics_flops=4_560_000_000))
+    '1.23 s and 56.7 MB on cpu, 1.23e+05 FLOPs, statistics 4.56e+09 FLOPs'
+    """
+    memory = f" and {cost.peak_memory_bytes / 1e6:.1f} MB" if cost.peak_memory_bytes else ""
+    parts = [f"{cost.seconds:.2f} s{memory} on {cost.device}"]
+    if cost.reused_groups:
+        parts.append(f"{cost.reused_groups} groups known from an earlier merge")
+    parts.append(f"{cost.flops:.3g} FLOPs")
+    if cost.statistics_flops:
+        parts.append(f"statistics {cost.statistics_flops:.3g} FLOPs")
+    return ", ".join(parts)
 
 
 def _plain(value: object) -> str:
@@ -115,13 +136,18 @@ def note_record(note: EvaluationNote) -> dict[str, Any]:
         "constituents": list(note.constituents),
         "tasks": [_score_record(score) for score in note.scores],
         "averages": {status: _averages(note, status) for status in STATUSES},
-        "seconds": round(note.seconds, 3),
+        "seconds": round(note.seconds, _SECONDS_DECIMALS),
         "device": note.device,
         "figures": {name: _figures(values) for name, values in note.figures.items()} or None,
         "sheet": note.sheet,
+        "cost": _cost_record(note.cost) if note.cost else None,
         "remarks": list(note.remarks),
     }
     return {key: value for key, value in record.items() if value is not None}
+
+
+def _cost_record(cost: Cost) -> dict[str, Any]:
+    return {**asdict(cost), "seconds": round(cost.seconds, _SECONDS_DECIMALS)}
 
 
 def _figures(values: Mapping[str, float]) -> dict[str, float]:
@@ -186,9 +212,10 @@ def note_from_record(record: Mapping[str, Any]) -> EvaluationNote:
             device=record["device"],
             figures=record.get("figures", {}),
             sheet=record.get("sheet"),
+            cost=Cost.from_dict(record["cost"]) if "cost" in record else None,
             remarks=tuple(record["remarks"]),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise EvaluationError(
             f"an evaluation note is malformed ({error}); run 'gitmerge-eval evaluate' to write it "
             "again"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gitmerge_eval.checkpoints.cache_file import connect
+from gitmerge_eval.costs import Cost
 from gitmerge_eval.errors import EvaluationError
 from gitmerge_eval.evaluation.note import TaskScore
 from gitmerge_eval.evaluation.results import SCHEMA_VERSION, open_results
@@ -32,27 +33,6 @@ CREATE TABLE IF NOT EXISTS runs (
 _STORE = "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?)"
 _FIND = "SELECT run FROM runs ORDER BY recorded, source, study, sample, method, spec"
 _NAMELESS = "merge:"
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What computing one merged checkpoint took, evaluation apart."""
-
-    seconds: float = 0.0
-    """Wall time; of several merges that were computed in one pass each has an equal share."""
-    shared: int = 1
-    """How many merges were computed in that pass."""
-    peak_memory_bytes: int = 0
-    """The largest resident set of the process during the pass, less what it had before."""
-    read_bytes: int = 0
-    """Stored bytes of the objects that the pass opened, whatever the number of merges."""
-    written_bytes: int = 0
-    """Bytes of the tensors that were computed."""
-    flops: int = 0
-    """Table 3's count for this merge alone."""
-    statistics_flops: int = 0
-    """Table 3's count for the statistics that it needs."""
-    device: str = "cpu"
 
 
 @dataclass(frozen=True)

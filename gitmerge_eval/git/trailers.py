@@ -32,6 +32,10 @@ STATE = "gitmerge-eval/state"
 """Where the state is, below the work tree's git directory."""
 
 
+Costs = Mapping[str, Mapping[str, Any]]
+"""Digest of a MergeSpec -> what computing it took, for the note of the merge."""
+
+
 @dataclass(frozen=True)
 class NamedCommit:
     """A constituent as the user named it."""
@@ -129,6 +133,7 @@ class MergeState:
     models: tuple[MergedModel, ...] = ()
     squash: bool = False
     """Set by post-merge: a strategy cannot see ``--squash``."""
+    costs: Costs = field(default_factory=dict)
 
 
 def sweep_from_environment() -> str:
@@ -176,6 +181,7 @@ def read_state(repository: Repository) -> MergeState | None:
             constituents=tuple(NamedCommit(**item) for item in fields["constituents"]),
             models=tuple(MergedModel(**item) for item in fields["models"]),
             squash=fields["squash"],
+            costs=fields.get("costs", {}),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

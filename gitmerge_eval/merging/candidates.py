@@ -30,7 +30,7 @@ from gitmerge_eval.merging.engine import Engine
 from gitmerge_eval.merging.merged_group import Family, MergedGroup
 from gitmerge_eval.merging.output import COPIED, Output
 from gitmerge_eval.merging.peak import Peak, peak_memory
-from gitmerge_eval.merging.planning import CheckpointPlan, layer_shape
+from gitmerge_eval.merging.planning import CheckpointPlan
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class CandidateFile:
     """An adapter's configuration: name -> content."""
     blob: str = ""
     """The object id that its metadata would have in Git, where it was worked out."""
+    reused_groups: int = 0
+    """Parameter groups that an earlier merge had computed."""
 
 
 @dataclass(frozen=True)
@@ -126,20 +128,7 @@ def _alone(
             smudge(data, store, file, path=path)
     blob = repository.run("hash-object", "--stdin", stdin=data).text
     plain = {Path(name).name: content for name, content in done.files.plain.items()}
-    return CandidateFile(file, plain, blob)
-
-
-def statistics_flops(plan: CheckpointPlan) -> int:
-    """Table 3's count for the statistics that the method needs, over the groups that are computed,
-    with the tokens that each constituent's statistic says it was made of."""
-    kinds = plan.method.statistics(plan.options)
-    total = 0
-    for group in plan.computed:
-        shape = layer_shape(group, 1)
-        for source in plan.constituents:
-            tokens = max((source.statistics[kind].entry.tokens for kind in kinds), default=0)
-            total += plan.method.statistics_flops(shape, tokens, plan.options)
-    return total
+    return CandidateFile(file, plain, blob, done.report.cost.reused_groups)
 
 
 def result_bytes(plan: CheckpointPlan) -> int:

@@ -11,6 +11,7 @@ from gitmerge_eval.checkpoints.checkpoint import store_array
 from gitmerge_eval.checkpoints.group_cache import CachedGroup, open_cache
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import GroupRecord, Metadata
+from gitmerge_eval.costs import Cost
 from gitmerge_eval.merging import adapters
 from gitmerge_eval.merging.devices import (
     DEFAULT_RESOURCES,
@@ -20,6 +21,7 @@ from gitmerge_eval.merging.devices import (
     describe,
 )
 from gitmerge_eval.merging.engine import Engine
+from gitmerge_eval.merging.flops import statistics_flops
 from gitmerge_eval.merging.merged_group import MergedGroup, known_records
 from gitmerge_eval.merging.output import COPIED, IsThere, ModelFiles, Output
 from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan
@@ -32,7 +34,8 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Computed:
-    """A merged checkpoint: its files and what was done."""
+    """A merged checkpoint: its files and what was done. The peak of memory is whoever watches it's
+    to fill in."""
 
     files: ModelFiles
     report: MergeReport
@@ -85,12 +88,15 @@ def compute(
         path=plan.spec.path,
         digest=plan.spec.digest,
         groups=tuple(_group_report(group, done.groups.get(group.name)) for group in plan.groups),
-        seconds=time.perf_counter() - started,
-        read_bytes=plan.read_bytes,
-        written_bytes=plan.written_bytes,
-        flops=plan.merging_flops,
-        device=describe(device),
-        reused=len(done.reused),
+        cost=Cost(
+            seconds=time.perf_counter() - started,
+            read_bytes=plan.read_bytes,
+            written_bytes=plan.written_bytes,
+            flops=plan.merging_flops,
+            statistics_flops=statistics_flops(plan),
+            device=describe(device),
+            reused_groups=len(done.reused),
+        ),
         notices=(*cache.notices, *adapters.notices(plan, figures)),
     )
     return Computed(files, report)

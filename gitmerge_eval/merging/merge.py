@@ -7,7 +7,7 @@ work tree; :func:`gitmerge_eval.git.landing.land` then does the short rest.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from gitmerge_eval.checkpoints.checkpoint import smudge
@@ -25,9 +25,10 @@ from gitmerge_eval.git.textmerge import TextMerge, merge_text
 from gitmerge_eval.git.trees import Entry, write_tree
 from gitmerge_eval.merging import combining, computing, deciding
 from gitmerge_eval.merging.deciding import Decision, Tensors
-from gitmerge_eval.merging.devices import Resources
+from gitmerge_eval.merging.devices import Resources, choose_device
 from gitmerge_eval.merging.fetching import fetch
 from gitmerge_eval.merging.options import MergeOptions
+from gitmerge_eval.merging.peak import peak_memory
 from gitmerge_eval.merging.planning import CheckpointPlan
 from gitmerge_eval.records import MergeReport
 
@@ -136,14 +137,15 @@ class _Preparation:
         """One model's files, and none of those that only other versions have."""
         folder = self.folder / f"model-{len(self.blobs)}"
         folder.mkdir()
-        done = computing.compute(
-            plan,
-            self.store,
-            resources=resources,
-            folder=folder,
-            is_there=self._is_there,
-            progress=progress,
-        )
+        with peak_memory(choose_device(resources.device, plan.method)) as peak:
+            done = computing.compute(
+                plan,
+                self.store,
+                resources=resources,
+                folder=folder,
+                is_there=self._is_there,
+                progress=progress,
+            )
         files, modes = done.files, {p: e.mode for p, e in decision.files.items() if e}
         produced: list[tuple[str, str]] = []
         for path, metadata in files.tensors.items():
@@ -162,7 +164,8 @@ class _Preparation:
             self._take(path, None)
         self.models[decision.path] = tuple(sorted(produced, key=lambda pair: pair[1]))
         self.blobs[decision.path] = self.repository.write_blob(files.whole.serialize())
-        self.reports.append(done.report)
+        cost = replace(done.report.cost, peak_memory_bytes=peak.nbytes)
+        self.reports.append(replace(done.report, cost=cost))
 
     def _is_there(self, path: str, data: bytes) -> bool:
         """Whether HEAD has this very version."""
@@ -235,7 +238,7 @@ class _Preparation:
 def _leave_state(
     repository: Repository, heads: Heads, options: MergeOptions, prepared: _Preparation
 ) -> None:
-    """What the hooks need to write the trailers; stale states are told by HEAD and MERGE_HEAD."""
+    """What the hooks need for trailers and note; stale states are told by HEAD and MERGE_HEAD."""
     trailers.remove_state(repository)
     plans = prepared.tensors.plans
     if not plans:
@@ -269,6 +272,8 @@ def _leave_state(
                 for plan in plans
                 for blob, path in prepared.models[plan.spec.path]
             ),
+            # Of two models by one spec the first is the one that was computed.
+            costs={report.digest: asdict(report.cost) for report in reversed(prepared.reports)},
         ),
     )
 

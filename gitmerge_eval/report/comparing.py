@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from gitmerge_eval.costs import Cost
 from gitmerge_eval.evaluation.gathering import Comparison, Result
 from gitmerge_eval.evaluation.note import EvaluationNote
 from gitmerge_eval.evaluation.published import Published
 from gitmerge_eval.evaluation.reporting import STATUSES, options_text
-from gitmerge_eval.evaluation.runs import Cost
 from gitmerge_eval.records import Benchmark
 from gitmerge_eval.report.content import Column, Row, Section, Table, Trace
 from gitmerge_eval.report.figures import Grid, Guide, Panel, Point
@@ -132,7 +132,8 @@ def _published_table(source: str, rows: Sequence[Published]) -> Table:
 
 _AXES: tuple[tuple[str, Callable[[Cost], float]], ...] = (
     ("FLOPs, merging and statistics", lambda cost: cost.flops + cost.statistics_flops),
-    ("seconds of merging", lambda cost: cost.seconds),
+    # Without the groups that were known it is not what merging takes.
+    ("seconds of merging", lambda cost: 0.0 if cost.reused_groups else cost.seconds),
 )
 
 
@@ -160,12 +161,14 @@ def cost(comparison: Comparison | None) -> Section:
         Column("method"), Column("merging", "flops"), Column("statistics", "flops"),
         Column("seconds", "seconds"), Column("merges in the pass", "count"),
         Column("peak memory", "bytes"), Column("read", "bytes"), Column("written", "bytes"),
-        Column("device"), Column("held-in", "score"), Column("generalization", "score"),
+        Column("groups reused", "count"), Column("device"), Column("held-in", "score"),
+        Column("generalization", "score"),
     )  # fmt: skip
     rows = tuple(
         Row(
             (method, spent.flops, spent.statistics_flops, spent.seconds, spent.shared,
-             spent.peak_memory_bytes, spent.read_bytes, spent.written_bytes, spent.device,
+             spent.peak_memory_bytes, spent.read_bytes, spent.written_bytes, spent.reused_groups,
+             spent.device,
              *(result.note.average(status) for status in STATUSES)),
             (Trace.of(result),),
         )
@@ -173,22 +176,25 @@ def cost(comparison: Comparison | None) -> Section:
     )  # fmt: skip
     text = (
         "FLOPs are the counts of the paper's Table 3; seconds and memory were measured. Several "
-        "merges may be computed in one pass: each has an equal share of its seconds.",
+        "merges may be computed in one pass: each has an equal share of its seconds. Those "
+        "of a merge that reused groups of an earlier one are not what its method takes, nor drawn.",
     )
     return Section(name, title, text, tuple(panels), (Table("Cost", columns, rows),))
 
 
 def _costed(comparison: Comparison | None) -> dict[str, tuple[Result, Cost]]:
-    """The result that stands for each method, with a cost: its own, or that of the same merge."""
+    """The result that stands for each method, with a cost: its own, or that of the same merge.
+
+    One that reused nothing goes first: it is what the method takes.
+    """
     if comparison is None:
         return {}
     found = {}
     for method, result in comparison.shown().items():
-        same = [r for r in comparison.of(method) if r.note.spec == result.note.spec and r.cost]
-        if result.cost or same:
-            best = result if result.cost else same[-1]
-            assert best.cost is not None
-            found[method] = (best, best.cost)
+        same = [r for r in comparison.of(method) if r.note.spec == result.note.spec]
+        known = [(r, r.cost) for r in (result, *reversed(same)) if r.cost]
+        if known:
+            found[method] = min(known, key=lambda pair: pair[1].reused_groups > 0)
     return found
 
 

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from gitmerge_eval.costs import Cost
 from gitmerge_eval.evaluation import summaries
 from gitmerge_eval.evaluation.evaluating import FOLDER, Scorer, results_path
 from gitmerge_eval.evaluation.results import Results, open_results
-from gitmerge_eval.evaluation.runs import Cost, Run, Runs, identity_of, is_nameless, open_runs
+from gitmerge_eval.evaluation.runs import Run, Runs, identity_of, is_nameless, open_runs
 from gitmerge_eval.evaluation.subjects import Model, Subject, models_of
 from gitmerge_eval.evaluation.workspace import Workspace, workspace
 from gitmerge_eval.git import scratch
@@ -20,6 +21,7 @@ from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.merging import candidates
 from gitmerge_eval.merging.candidates import CandidateFile, PassCost
 from gitmerge_eval.merging.devices import DEFAULT_RESOURCES, Resources
+from gitmerge_eval.merging.flops import statistics_flops
 from gitmerge_eval.merging.merge import trailer_options
 from gitmerge_eval.merging.planning import CheckpointPlan
 from gitmerge_eval.studies.planner import Planner
@@ -146,7 +148,7 @@ class Study:
         )
         model = self._model(trial, statuses, blob=file.blob, file=file.file)
         chosen = replace(
-            run, checkpoint=model.identity, chosen=True, cost=self._cost(trial, cost, 1)
+            run, checkpoint=model.identity, chosen=True, cost=self._cost(trial, file, cost, 1)
         )
         return self._scored(chosen, trial, file, model, split, statuses)
 
@@ -165,7 +167,7 @@ class Study:
         for trial, file in zip(trials, files, strict=True):
             name = identity_of(trial.plan.spec.digest)
             model = self._model(trial, statuses, blob=name, file=file.file)
-            run = self._run(trial, model.identity, self._cost(trial, cost, len(trials)))
+            run = self._run(trial, model.identity, self._cost(trial, file, cost, len(trials)))
             yield trial, self._scored(run, trial, file, model, split, statuses)
 
     def _scored(
@@ -234,7 +236,7 @@ class Study:
             sample=trial.sample,
         )
 
-    def _cost(self, trial: Trial, cost: PassCost, shared: int) -> Cost:
+    def _cost(self, trial: Trial, file: CandidateFile, cost: PassCost, shared: int) -> Cost:
         plan = trial.plan
         return Cost(
             seconds=cost.seconds / shared,
@@ -243,8 +245,9 @@ class Study:
             read_bytes=cost.read_bytes,
             written_bytes=plan.written_bytes,
             flops=plan.merging_flops,
-            statistics_flops=candidates.statistics_flops(plan),
+            statistics_flops=statistics_flops(plan),
             device=cost.device,
+            reused_groups=file.reused_groups,
         )
 
     def _model(

@@ -12,6 +12,8 @@ from gitmerge_eval.git.heads import resolve
 from gitmerge_eval.merging import candidates, deciding
 from gitmerge_eval.merging import options as merge_options
 from gitmerge_eval.merging.devices import Resources
+from gitmerge_eval.merging.flops import statistics_flops
+from gitmerge_eval.merging.planning import layer_shape
 
 BRANCHES = ("a", "b", "c")
 FAMILIES = [
@@ -131,7 +133,7 @@ def test_statistics_cost_what_table_3_says(repository):
     expected = sum(
         3 * 40 * layer.inputs**2 * layer.outputs
         for group in made.computed
-        for layer in [candidates.layer_shape(group, 3)]
+        for layer in [layer_shape(group, 3)]
     )
-    assert candidates.statistics_flops(made) == expected
-    assert candidates.statistics_flops(plan(repository, "average")) == 0
+    assert statistics_flops(made) == expected
+    assert statistics_flops(plan(repository, "average")) == 0
