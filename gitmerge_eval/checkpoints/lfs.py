@@ -267,7 +267,7 @@ class ObjectStore:
         wanted = {oid: wanted[oid] for oid in self.missing(wanted)}
         if not wanted:
             return
-        source = remote or self._default_remote()
+        source = remote or self.default_remote()
         if source is None:
             raise self._absent(list(wanted), "and this repository has no remote")
         import tempfile
@@ -292,7 +292,7 @@ class ObjectStore:
             if done.status:
                 raise GitError(f"'git lfs push' to '{remote}' failed{_reason(done)}")
 
-    def _default_remote(self) -> str | None:
+    def default_remote(self) -> str | None:
         """The remote git-lfs would take: configured, the branch's, origin, or the only one."""
         git = self.repository
         branch = git.run("symbolic-ref", "--quiet", "--short", "HEAD", check=False).text

@@ -26,7 +26,7 @@ from gitmerge_eval.merging.devices import (
     choose_memory,
     describe,
 )
-from gitmerge_eval.merging.engine import Engine
+from gitmerge_eval.merging.engine import WORKERS, Engine
 from gitmerge_eval.merging.merged_group import Family, MergedGroup
 from gitmerge_eval.merging.output import COPIED, Output
 from gitmerge_eval.merging.peak import Peak, peak_memory
@@ -167,6 +167,7 @@ def _compute_files(
             store,
             device=choose_device(resources.device, plan.method),
             memory=choose_memory(resources.memory),
+            workers=resources.workers or WORKERS,
             family=family,
             place=lambda group, number, positions, part: outputs[number].write_part(
                 group.name, positions, part
