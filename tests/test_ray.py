@@ -4,11 +4,13 @@ import json
 import os
 import re
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from conftest import PROGRAMS
 from evaluated_repositories import PLAIN
 from test_sweeping import HEADS, command, sweep, template  # noqa: F401
 
@@ -21,6 +23,7 @@ from gitmerge_eval.studies.executor import Where
 from gitmerge_eval.studies.planner import Planner
 
 ray = pytest.importorskip("ray")
+pytest.importorskip("ray.cluster_utils")
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own: sockets, forks, deprecations
 RAY = Where("ray")
 METHODS = ("average", "task-arithmetic", "dare")
@@ -32,15 +35,21 @@ FEW = {
 
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory):
-    """A cluster of this machine with two workers."""
+    """A cluster of two nodes, each with one CPU, on this machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(PLAIN))
         patch.setenv("PYTHONPATH", str(PLAIN))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PLAIN_SECONDS", "0.05")
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-        yield
+        # A dead node is noticed after 5 s instead of 15.
+        noticing = {"health_check_period_ms": 1000, "health_check_failure_threshold": 5}
+        quiet = {"num_cpus": 1, "include_dashboard": False, "_system_config": noticing}
+        made = ray.cluster_utils.Cluster(initialize_head=True, head_node_args=quiet)
+        made.add_node(num_cpus=1)
+        ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
+        yield made
         ray.shutdown()
+        made.shutdown()
 
 
 @pytest.fixture
@@ -75,14 +84,15 @@ def left_behind(evaluated):
 def test_a_sweep_is_the_same_on_a_cluster(evaluated, two_workers, tmp_path):
     other = evaluated.copy(tmp_path / "other")
     seen = []
-    ours = sweep(evaluated, methods=METHODS, where=RAY, watch=seen.append)
-    assert comparable(ours) == comparable(sweep(other, methods=METHODS))
-    assert ours.computed == 21
+    grid = (*FEW["grid"], "dare.drop-rate=0.1,0.5")
+    ours = sweep(evaluated, methods=METHODS, grid=grid, where=RAY, watch=seen.append)
+    assert comparable(ours) == comparable(sweep(other, methods=METHODS, grid=grid))
+    assert ours.computed == 7
     assert {step.method for step in seen} == {"", *METHODS}
-    assert [step.done for step in seen if step.run] == list(range(1, 22))
+    assert [step.done for step in seen if step.run] == list(range(1, 8))
     assert seen[-1].remaining_seconds is not None
     assert left_behind(evaluated) == []
-    again = sweep(evaluated, methods=METHODS, where=RAY)
+    again = sweep(evaluated, methods=METHODS, grid=grid, where=RAY)
     assert again.computed == 0
 
 
@@ -235,6 +245,51 @@ def test_errors_of_workers_are_those_of_this_process(evaluated, two_workers):
         file.unlink()
     with pytest.raises(MissingObject, match="has no remote"):
         sweep(evaluated, **FEW, where=RAY)
+
+
+def test_a_node_that_dies_takes_candidates_with_it_and_changes_nothing(
+    evaluated, two_workers, few, tmp_path, monkeypatch
+):
+    published(evaluated, tmp_path)
+    apart(monkeypatch)
+    (worker,) = two_workers.worker_nodes
+    dead, real = [], cluster.Cluster._call
+
+    def call(self, name, *arguments, node=None, **claims):
+        if name == "compute" and not dead:
+            node = worker.node_id
+        if name == "score" and node is not None and not dead:
+            assert node == worker.node_id
+            dead.append(node)
+            two_workers.remove_node(worker, allow_graceful=False)
+        return real(self, name, *arguments, node=node, **claims)
+
+    monkeypatch.setattr(cluster.Cluster, "_call", call)
+    where = Where("ray", repository=str(tmp_path / "clone"))
+    ours = sweep(evaluated, **FEW, where=where)
+    assert dead
+    assert ours.computed == 5
+    assert [r.scores for r in ours.candidates] == [r.scores for r in few.candidates]
+    assert ours.winner.spec == few.winner.spec
+
+
+def test_the_command_starts_a_cluster_that_imports_nothing_of_the_work_tree(evaluated, few):
+    trap = evaluated.repository.directory.parent / "imported"
+    for name in ("torch", "numpy", "msgpack", "plain_too"):
+        text = f"open({str(trap)!r}, 'a').close()\n"
+        (evaluated.repository.directory / f"{name}.py").write_text(text)
+    script = PROGRAMS / "gitmerge-eval"
+    arguments = ["sweep", "--json", "--executor", "ray", "--methods", ",".join(FEW["methods"])]
+    done = subprocess.run(
+        [str(script), *arguments, "--grid", *FEW["grid"], *HEADS],
+        cwd=evaluated.repository.directory,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["winner"]["spec"] == few.winner.spec
+    assert not trap.exists()
 
 
 def test_a_cluster_that_is_not_there(evaluated):
