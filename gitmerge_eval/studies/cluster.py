@@ -227,6 +227,7 @@ class Cluster:
             exact=one.exact,
             base=Version.of(base) if base else None,
             sources=tuple(Version.of(source) for source in plan.constituents),
+            references=tuple(source.commit for source in plan.references.values()),
             accumulate=plan.spec.accumulate,
             options=tuple(tuple(_as_text(trial.plan)) for trial in one.trials),
             specs=tuple(trial.spec for trial in one.trials),

@@ -86,6 +86,8 @@ class PassOrder:
     exact: bool
     base: Version | None
     sources: tuple[Version, ...]
+    references: tuple[str, ...]
+    """Commits that options name."""
     accumulate: str
     options: tuple[tuple[tuple[str, str], ...], ...]
     """Of each candidate, as text."""
@@ -144,7 +146,7 @@ def compute(site: Site, order: PassOrder) -> Made:
     """
     repository, folder, shares = _opened(site)
     versions = [v for v in (order.base, *order.sources) if v]
-    _get(repository, site, [version.commit for version in versions])
+    _get(repository, site, [*(version.commit for version in versions), *order.references])
     plans = list(_plans(repository, order))
     own = Path(tempfile.mkdtemp(dir=folder))
     memory = order.memory
@@ -219,6 +221,7 @@ def _opened(site: Site) -> tuple[Repository, Path, bool]:
 
     Raises EvaluationError where there is no way to the repository.
     """
+    os.environ["GIT_TERMINAL_PROMPT"] = "0"  # nobody would answer
     folder = Path(site.folder)
     if folder.is_dir():
         return Repository(site.directory), folder, True
@@ -284,7 +287,8 @@ def _get(repository: Repository, site: Site, objects: Iterable[str]) -> None:
         with _locked(Path(repository.directory)):
             # All that the remote has: an object may be on any branch of it.
             done = repository.run(
-                *("fetch", "--quiet", site.remote, "+refs/heads/*:refs/gitmerge-eval/heads/*"),
+                *("fetch", "--quiet", "--no-tags", site.remote),
+                *(f"+refs/{kind}/*:refs/gitmerge-eval/{kind}/*" for kind in ("heads", "tags")),
                 check=False,
             )
         missing = _missing(repository, missing)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -148,7 +148,7 @@ class Study:
             keep(trial, run_now)
         return [found[key] for key in asked]
 
-    def chosen(self, pairs: Iterable[tuple[Trial, Run]], split: str) -> list[Run]:
+    def chosen(self, pairs: Sequence[tuple[Trial, Run]], split: str) -> list[Run]:
         """Each run with the scores of the merge that ``git merge`` would make of its trial, by its
         own blob, and with what that merge costs."""
         scorer = self._scorer(split)
