@@ -76,6 +76,7 @@ class Cluster:
         self._ray, self._site, self._subject, self._resources = ray, site, subject, resources
         self._named = Repository(site.directory).setting(DEVICE_KEY) or "auto"
         self._functions: dict[str, Any] = {}
+        self._last = ""
         total = ray.cluster_resources()
         self._cpus, self._gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
         self._merging = self._device(resources.device)
@@ -130,7 +131,7 @@ class Cluster:
                         waiting = {ref: w for ref, w in waiting.items() if w[0] is not model}
                         continue
                     if scored is None:
-                        raise _died(f"{model.label} was scored on {task}")
+                        raise self._died(f"{model.label} was scored on {task}")
                     self._keep(scorer, model, task, scored)
                     tell("", f"{model.label} on {task}")
         finally:
@@ -213,7 +214,7 @@ class Cluster:
 
     def _again(self, work: _Work, one: Pass, attempt: int) -> None:
         if attempt > RETRIES:
-            raise _died(f"candidates of '{one.method}' were computed or scored")
+            raise self._died(f"candidates of '{one.method}' were computed or scored")
         self._submit(work, one, attempt + 1)
 
     def _order(self, one: Pass) -> PassOrder:
@@ -292,7 +293,7 @@ class Cluster:
                     "install there what is installed here"
                 ) from error
             if node is None:
-                raise _died(f"the node {name[:10]} was asked what it has")
+                raise self._died(f"the node {name[:10]} was asked what it has")
             if node.version != __version__:
                 raise EvaluationError(
                     f"the node {name[:10]} of the Ray cluster has gitmerge-eval {node.version}, "
@@ -325,8 +326,15 @@ class Cluster:
             return self._ray.get(reference)
         except errors.RayTaskError as error:
             raise error.cause from error
-        except errors.RayError:
+        except errors.RayError as error:
+            self._last = str(error).strip().partition("\n")[0]
             return None
+
+    def _died(self, when: str) -> EvaluationError:
+        return EvaluationError(
+            f"workers of the Ray cluster died again and again while {when} ({self._last}); what is "
+            "finished is kept: repeat the command where they have what they lack"
+        )
 
     def _cancel(self, references: Iterable[Any]) -> None:
         for reference in references:
@@ -345,10 +353,3 @@ def _as_text(plan: CheckpointPlan) -> Iterator[tuple[str, str]]:
             yield parameter.option, text_of(value)
     if plan.rank is not None:
         yield "rank", str(plan.rank)
-
-
-def _died(when: str) -> EvaluationError:
-    return EvaluationError(
-        f"workers of the Ray cluster died {RETRIES + 1} times while {when}; look whether their "
-        "memory is enough, and repeat the command: what is finished is kept"
-    )

@@ -36,29 +36,30 @@ def connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    _connect(ray, address)
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _connect(ray: Any, address: str) -> None:
-    settings: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    if not address:
-        settings |= {"include_dashboard": False}
-    else:
-        _knock(address)
-    before = Path.cwd()
+    # Ray puts the current folder on the workers' path, and a work tree may hold a torch.py. It is
+    # their current folder, too: Intel's MKL ends a process whose folder is gone.
     with tempfile.TemporaryDirectory(prefix="gitmerge-eval-") as neutral:
-        # Ray puts the current folder on the workers' path, and a work tree may hold a torch.py.
-        os.chdir(neutral)
+        _connect(ray, address, neutral)
         try:
-            ray.init(address=address or "local", **settings)
-        except (ConnectionError, ImportError, ValueError, RuntimeError) as error:
-            raise _unreachable(address or "local", error) from error
+            yield ray
         finally:
-            os.chdir(before)
+            ray.shutdown()
+
+
+def _connect(ray: Any, address: str, neutral: str) -> None:
+    settings: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    if address:
+        _knock(address)
+    else:
+        settings |= {"include_dashboard": False}
+    before = Path.cwd()
+    os.chdir(neutral)
+    try:
+        ray.init(address=address or "local", **settings)
+    except (ConnectionError, ImportError, ValueError, RuntimeError) as error:
+        raise _unreachable(address or "local", error) from error
+    finally:
+        os.chdir(before)
 
 
 def _knock(address: str) -> None:
