@@ -21,9 +21,10 @@ from gitmerge_eval.evaluation.runs import Run, open_runs
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.merging.devices import DEFAULT_RESOURCES, Resources
 from gitmerge_eval.records import NUMERIC_VERSION, Benchmark, canonical_json
+from gitmerge_eval.studies.executor import HERE, Trial, Where
 from gitmerge_eval.studies.grid import text_of
 from gitmerge_eval.studies.planner import Planner
-from gitmerge_eval.studies.trials import Study, Trial, Watch, study
+from gitmerge_eval.studies.trials import Family, Study, Watch, study
 
 OPTIONS = ("default", "swept")
 """A method's own defaults, or the options that the latest sweep of these constituents chose."""
@@ -44,6 +45,7 @@ class Settings:
     checkpoint: str | None = None
     device: str = "auto"
     resources: Resources = DEFAULT_RESOURCES
+    where: Where = HERE
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def scale(
     digest = _digest(planner, given, orders)
     with study(
         planner, "scale", digest,
-        device=settings.device, resources=settings.resources, watch=watch,
+        device=settings.device, resources=settings.resources, where=settings.where, watch=watch,
     ) as under_way:  # fmt: skip
         runs = tuple(_runs(under_way, given, orders))
         return Scaling(
@@ -189,28 +191,29 @@ def _order(method: str) -> int:
 
 def _runs(
     study: Study, given: Mapping[str, Mapping[str, str]], orders: Sequence[Sequence[str]]
-) -> Iterator[Run]:
+) -> list[Run]:
     """Every method on every sample, small ones first; the baselines are scored before."""
     study.score_baselines("test")
     names = [name for name, _ in study.planner.constituents]
     study.total = len(given) * len(orders) * (len(names) - 1)
-    for models in range(2, len(names) + 1):
-        for sample, order in enumerate(orders):
-            for method, options in given.items():
-                yield _run(study, method, options, order[:models], sample)
+    trials = (
+        _trial(study, method, options, order[:models], sample)
+        for models in range(2, len(names) + 1)
+        for sample, order in enumerate(orders)
+        for method, options in given.items()
+    )
+    return study.runs_of((Family((trial,)) for trial in trials), "test")
 
 
-def _run(
+def _trial(
     study: Study, method: str, given: Mapping[str, str], names: Sequence[str], sample: int
-) -> Run:
+) -> Trial:
     planner = study.planner
     taking_part = tuple(pair for pair in planner.constituents if pair[0] in names)
-    trial = Trial(planner.plan(method, given, names), given, taking_part, sample)
     held_in = tuple(dict.fromkeys(planner.tasks[name] for name, _ in taking_part))
     spanned = study.subject.benchmark.generalization(held_in)
     statuses = {"held-in": held_in, "generalization": tuple(task.name for task in spanned)}
-    (run,) = study.family([trial], None, "test", statuses)
-    return run
+    return Trial(planner.plan(method, given, names), given, taking_part, statuses, sample)
 
 
 def _options(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gitmerge_eval import methods
@@ -20,9 +20,10 @@ from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.merging.devices import DEFAULT_RESOURCES, Resources
 from gitmerge_eval.merging.merge import check_state
 from gitmerge_eval.records import NUMERIC_VERSION, canonical_json
+from gitmerge_eval.studies.executor import HERE, Statuses, Trial, Where
 from gitmerge_eval.studies.grid import Grid, grid, text_of
 from gitmerge_eval.studies.planner import Planner
-from gitmerge_eval.studies.trials import Statuses, Study, Trial, Watch, study
+from gitmerge_eval.studies.trials import Family, Study, Watch, study
 
 HELD_IN = "heldin-validation"
 CRITERIA = {HELD_IN: "held-in", "generalization": "generalization", "none": ""}
@@ -43,6 +44,7 @@ class Settings:
     checkpoint: str | None = None
     device: str = "auto"
     resources: Resources = DEFAULT_RESOURCES
+    where: Where = HERE
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def sweep(
         digest,
         device=settings.device,
         resources=settings.resources,
+        where=settings.where,
         watch=watch,
     ) as under_way:
         under_way.total = sum(options.size(name) for name in options.axes)
@@ -150,33 +153,44 @@ class _Sweeping:
 
     def run(self) -> _Found:
         """Every candidate, then the best ones."""
-        candidates: list[tuple[Trial, Run]] = []
+        found: dict[str, list[tuple[Trial, Run]]] = {}
         best: dict[str, tuple[Trial, Run]] = {}
         if self.settings.select == "none":
             self.study.score_baselines("test")
-        for method in self.grid.axes:
-            own = self._candidates(method, {name: pair[0].given for name, pair in best.items()})
-            candidates += own
+        while waiting := [method for method in self.grid.axes if method not in found]:
+            # What takes over a value comes after the method that it takes it from.
+            ready = [m for m in waiting if self.grid.takes_from(m).isdisjoint(waiting)]
+            found |= self._candidates(ready, {name: pair[0].given for name, pair in best.items()})
             if self.settings.select != "none":
-                best[method] = max(own, key=lambda pair: self._score(pair[1]))
-        chosen = self._on_test_data(best)
+                for method in ready:
+                    best[method] = max(found[method], key=lambda pair: self._score(pair[1]))
+        chosen = self._on_test_data({method: best[method] for method in self.grid.axes if best})
         winner = max(chosen.values(), key=self._score, default=None)
         by_spec = {run.spec: run for run in chosen.values()}
-        runs = tuple(by_spec.get(run.spec, run) for _, run in candidates)
-        return _Found(runs, chosen, winner)
+        candidates = [run for method in self.grid.axes for _, run in found[method]]
+        return _Found(tuple(by_spec.get(run.spec, run) for run in candidates), chosen, winner)
 
     def _candidates(
-        self, method: str, best: Mapping[str, Mapping[str, str]]
-    ) -> list[tuple[Trial, Run]]:
-        planner, found = self.study.planner, []
-        for family in self.grid.families(method, best):
-            trials = [
-                Trial(planner.plan(method, given), given, planner.constituents)
-                for given in family.given
-            ]
-            split = "test" if self.settings.select == "none" else "validation"
-            runs = self.study.family(trials, family.parameter, split, self._tasks)
-            found += list(zip(trials, runs, strict=True))
+        self, methods: Sequence[str], best: Mapping[str, Mapping[str, str]]
+    ) -> dict[str, list[tuple[Trial, Run]]]:
+        """method -> its candidates, in the order of the grid."""
+        planner, tried = self.study.planner, list[Trial]()
+
+        def families() -> Iterator[Family]:
+            for method in methods:
+                for family in self.grid.families(method, best):
+                    trials = tuple(
+                        Trial(planner.plan(method, given), given, planner.constituents, self._tasks)
+                        for given in family.given
+                    )
+                    tried.extend(trials)
+                    yield Family(trials, family.parameter)
+
+        split = "test" if self.settings.select == "none" else "validation"
+        runs = self.study.runs_of(families(), split)
+        found: dict[str, list[tuple[Trial, Run]]] = {method: [] for method in methods}
+        for trial, run in zip(tried, runs, strict=True):
+            found[run.method].append((trial, run))
         return found
 
     @property
@@ -194,10 +208,8 @@ class _Sweeping:
         self.study.score_baselines("test")
         subject = self.study.subject
         every = {"held-in": subject.held_in, "generalization": subject.generalization}
-        return {
-            method: self.study.alone(trial, run, "test", every)
-            for method, (trial, run) in best.items()
-        }
+        pairs = [(replace(trial, statuses=every), run) for trial, run in best.values()]
+        return dict(zip(best, self.study.chosen(pairs, "test"), strict=True))
 
     def _score(self, run: Run) -> float:
         """The first of equals wins: the smallest value, the simplest method."""

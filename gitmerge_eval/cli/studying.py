@@ -32,6 +32,13 @@ def sweep(
     checkpoint: str = typer.Option("", help="Which model, where the constituents have several."),
     device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:<n>."),
     memory: str = typer.Option("auto", help="What tensors may take together: auto, or 4G."),
+    executor: str = typer.Option("local", help="local, or ray: the workers of a Ray cluster."),
+    ray_address: str = typer.Option(
+        "", help="auto or host:port of a running cluster; none: one of this machine."
+    ),
+    repository_on_nodes: str = typer.Option(
+        "", help="A clone's folder on nodes that do not see this repository."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Machine-readable."),
 ) -> None:
     """Merge by every method and option of a grid, score the results, and choose the best.
@@ -57,6 +64,7 @@ def sweep(
         checkpoint=checkpoint or None,
         device=device,
         resources=_resources(device, memory),
+        where=_where(executor, ray_address, repository_on_nodes),
     )
     with watched("sweep") as watch:
         found = sweeping.sweep(repository, heads, settings, watch)
@@ -82,6 +90,13 @@ def scale(
     checkpoint: str = typer.Option("", help="Which model, where the constituents have several."),
     device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:<n>."),
     memory: str = typer.Option("auto", help="What tensors may take together: auto, or 4G."),
+    executor: str = typer.Option("local", help="local, or ray: the workers of a Ray cluster."),
+    ray_address: str = typer.Option(
+        "", help="auto or host:port of a running cluster; none: one of this machine."
+    ),
+    repository_on_nodes: str = typer.Option(
+        "", help="A clone's folder on nodes that do not see this repository."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Machine-readable."),
 ) -> None:
     """Merge 2, 3, … all of the constituents, and average the scores over nested samples.
@@ -101,6 +116,7 @@ def scale(
         checkpoint=checkpoint or None,
         device=device,
         resources=_resources(device, memory),
+        where=_where(executor, ray_address, repository_on_nodes),
     )
     with watched("scale") as watch:
         found = scaling.scale(Repository.here(), heads, settings, watch)
@@ -129,6 +145,15 @@ def _resources(device: str, memory: str) -> Any:
     if memory != "auto":
         parse_bytes(memory)
     return Resources(device, memory)
+
+
+def _where(executor: str, address: str, clone: str) -> Any:
+    from gitmerge_eval.errors import InvalidOption
+    from gitmerge_eval.studies.executor import Where
+
+    if executor != "ray" and (address or clone):
+        raise InvalidOption("--ray-address and --repository-on-nodes need --executor ray")
+    return Where(executor, address, clone)
 
 
 def _print_sweep(found: Any) -> None:

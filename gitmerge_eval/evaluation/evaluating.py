@@ -6,8 +6,6 @@ or run, and no checkpoint is ever checked out.
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from gitmerge_eval.errors import CheckpointError, EvaluationError
 from gitmerge_eval.evaluation import reporting, summaries
 from gitmerge_eval.evaluation.note import EvaluationNote, TaskScore
 from gitmerge_eval.evaluation.results import Results, Score, ScoreKey, open_results
+from gitmerge_eval.evaluation.scoring import scores_of
 from gitmerge_eval.evaluation.subjects import Model, Subject, models_of, subject_at
 from gitmerge_eval.evaluation.workspace import Workspace, workspace
 from gitmerge_eval.git import notes
@@ -153,9 +152,7 @@ class Scorer:
             try:
                 self._compute(model, tasks, relay)
             except CheckpointError as error:
-                if model.role == "merged":
-                    raise error.within(f"the model of {self.subject.commit[:10]}") from error
-                self.remarks.append(f"no scores of {model.label}: {error}")
+                self.give_up(model, error)
             done += len(tasks)
 
     def missing(self, models: Sequence[Model]) -> list[tuple[Model, tuple[str, ...]]]:
@@ -186,31 +183,37 @@ class Scorer:
     def _compute(
         self, model: Model, tasks: tuple[str, ...], relay: Callable[[str, int, int], None]
     ) -> None:
-        device = resolved_device(self.repository, self.device)
-        keeping = {}
-        if self.subject.benchmark.summarise:
-            keys = {task: self._key(model.identity, task) for task in tasks}
-            keeping["outputs"] = {task: self.outputs.fresh(key) for task, key in keys.items()}
-        with self.room.laid_out(
-            model.blob, self.subject.path, model.companions, model.file
-        ) as file:
-            start = time.perf_counter()
-            found = self.subject.benchmark.evaluate(
-                file,
-                tasks,
-                split=self.split,
-                device=device,
-                progress=relay,
-                settings=self.subject.declaration.settings,
-                **keeping,
-            )
-            seconds = (time.perf_counter() - start) / len(tasks)
-        values = {task: _finite(found, task, self.subject.benchmark.name) for task in tasks}
-        scores = {task: Score(value, seconds, device) for task, value in values.items()}
-        self.results.store(
-            {self._key(model.identity, task): score for task, score in scores.items()}
+        folders = self.folders(model, tasks)
+        found = scores_of(
+            model,
+            tasks,
+            self.subject.benchmark,
+            self.subject.declaration.settings,
+            self.room,
+            self.subject.path,
+            split=self.split,
+            device=resolved_device(self.repository, self.device),
+            outputs=folders,
+            relay=relay,
         )
+        self.keep(model, found)
+
+    def folders(self, model: Model, tasks: Sequence[str]) -> dict[str, Path]:
+        """task -> an empty folder for what is kept of its score; none where nothing is."""
+        if not self.subject.benchmark.summarise:
+            return {}
+        return {task: self.outputs.fresh(self._key(model.identity, task)) for task in tasks}
+
+    def keep(self, model: Model, scores: Mapping[str, Score]) -> None:
+        """Remember the scores of a model, here and in the cache; task -> score."""
+        self.results.store({self._key(model.identity, task): s for task, s in scores.items()})
         self.scores |= {(model.identity, task): score for task, score in scores.items()}
+
+    def give_up(self, model: Model, error: CheckpointError) -> None:
+        """A baseline that cannot be read becomes a remark; the model itself raises ``error``."""
+        if model.role == "merged":
+            raise error.within(f"the model of {self.subject.commit[:10]}") from error
+        self.remarks.append(f"no scores of {model.label}: {error}")
 
     @property
     def outputs(self) -> summaries.Outputs:
@@ -277,20 +280,6 @@ def _relay(
         progress(Progress(label, task, (before + sum(parts.values())) / total))
 
     return report
-
-
-def _finite(found: Mapping[str, float], task: str, benchmark: str) -> float:
-    if task not in found:
-        raise EvaluationError(
-            f"benchmark '{benchmark}' gave no score for the task '{task}'; report it to its authors"
-        )
-    value = float(found[task])
-    if not math.isfinite(value):
-        raise EvaluationError(
-            f"benchmark '{benchmark}' gave {value} for the task '{task}'; look for weights that "
-            "are not finite"
-        )
-    return value
 
 
 def resolved_device(repository: Repository, device: str) -> str:

@@ -113,7 +113,8 @@ class Workspace:
     def _kept(self, blob: str, name: str, *, tensors: bool) -> Path:
         kept = self._folder / f"{blob}{'.tensors' if tensors else ''}"
         if not kept.exists():
-            partial = kept.with_name(f"{kept.name}.partial")
+            # Processes that share the folder write beside each other.
+            partial = kept.with_name(f"{kept.name}.{os.getpid()}.partial")
             if tensors:
                 self._write(blob, partial, name)
             else:
@@ -142,7 +143,7 @@ def _linked(file: Path, target: Path) -> None:
 def workspace(repository: Repository, parent: Path) -> Iterator[Workspace]:
     """A workspace below ``parent``, removed with the context."""
     parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(parent)
+    remove_stale(parent)
     folder = Path(tempfile.mkdtemp(dir=parent))
     try:
         yield Workspace(repository, folder)
@@ -150,7 +151,7 @@ def workspace(repository: Repository, parent: Path) -> Iterator[Workspace]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remove_stale(parent: Path) -> None:
+def remove_stale(parent: Path) -> None:
     """What processes that were killed left there."""
     for folder in parent.iterdir():
         try:

@@ -26,7 +26,7 @@ from gitmerge_eval.merging.devices import (
     choose_memory,
     describe,
 )
-from gitmerge_eval.merging.engine import Engine
+from gitmerge_eval.merging.engine import WORKERS, Engine
 from gitmerge_eval.merging.merged_group import Family, MergedGroup
 from gitmerge_eval.merging.output import COPIED, Output
 from gitmerge_eval.merging.peak import Peak, peak_memory
@@ -42,8 +42,6 @@ class CandidateFile:
     """An adapter's configuration: name -> content."""
     blob: str = ""
     """The object id that its metadata would have in Git, where it was worked out."""
-    reused_groups: int = 0
-    """Parameter groups that an earlier merge had computed."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,8 @@ class PassCost:
     peak_memory_bytes: int
     read_bytes: int
     device: str
+    reused_groups: int = 0
+    """Parameter groups that an earlier merge had computed."""
 
 
 def compute_candidates(
@@ -73,14 +73,16 @@ def compute_candidates(
     """
     device = choose_device(resources.device, plans[0].method)
     started = time.perf_counter()
+    reused = 0
     with peak_memory(device) as peak:
         if plans[0].outline:
-            found = [_alone(plan, repository, folder, resources, progress) for plan in plans]
+            alone = [_alone(plan, repository, folder, resources, progress) for plan in plans]
+            found, reused = [file for file, _ in alone], sum(count for _, count in alone)
         else:
             values = tuple(plan.options[parameter] for plan in plans) if parameter else ()
             family = Family(parameter, values) if parameter else None
             found = _compute_files(plans, family, repository, folder, resources, progress)
-    return found, _cost(plans[0], started, peak, device)
+    return found, _cost(plans[0], started, peak, device, reused)
 
 
 def compute_alone(
@@ -98,13 +100,13 @@ def compute_alone(
     device = choose_device(resources.device, plan.method)
     started = time.perf_counter()
     with peak_memory(device) as peak:
-        found = _alone(plan, repository, folder, resources, progress)
-    return found, _cost(plan, started, peak, device)
+        found, reused = _alone(plan, repository, folder, resources, progress)
+    return found, _cost(plan, started, peak, device, reused)
 
 
-def _cost(plan: CheckpointPlan, started: float, peak: Peak, device: str) -> PassCost:
+def _cost(plan: CheckpointPlan, started: float, peak: Peak, device: str, reused: int) -> PassCost:
     seconds = time.perf_counter() - started
-    return PassCost(seconds, peak.nbytes, plan.read_bytes, describe(device))
+    return PassCost(seconds, peak.nbytes, plan.read_bytes, describe(device), reused)
 
 
 def _alone(
@@ -113,7 +115,8 @@ def _alone(
     folder: Path,
     resources: Resources,
     progress: Progress,
-) -> CandidateFile:
+) -> tuple[CandidateFile, int]:
+    """The file, and how many of its groups an earlier merge had computed."""
     own = _fresh(folder, plan)
     with TemporaryDirectory(dir=folder) as scratch:
         store = ObjectStore(repository, keep=False)
@@ -128,7 +131,7 @@ def _alone(
             smudge(data, store, file, path=path)
     blob = repository.run("hash-object", "--stdin", stdin=data).text
     plain = {Path(name).name: content for name, content in done.files.plain.items()}
-    return CandidateFile(file, plain, blob, done.report.cost.reused_groups)
+    return CandidateFile(file, plain, blob), done.report.cost.reused_groups
 
 
 def result_bytes(plan: CheckpointPlan) -> int:
@@ -156,6 +159,7 @@ def _compute_files(
             store,
             device=choose_device(resources.device, plan.method),
             memory=choose_memory(resources.memory),
+            workers=resources.workers or WORKERS,
             family=family,
             place=lambda group, number, positions, part: outputs[number].write_part(
                 group.name, positions, part

@@ -20,7 +20,7 @@ from gitmerge_eval.merging.devices import (
     choose_memory,
     describe,
 )
-from gitmerge_eval.merging.engine import Engine
+from gitmerge_eval.merging.engine import WORKERS, Engine
 from gitmerge_eval.merging.flops import statistics_flops
 from gitmerge_eval.merging.merged_group import MergedGroup, known_records
 from gitmerge_eval.merging.output import COPIED, IsThere, ModelFiles, Output
@@ -69,7 +69,13 @@ def compute(
     """
     started = time.perf_counter()
     device = choose_device(resources.device, plan.method)
-    engine = Engine(plan, store, device=device, memory=choose_memory(resources.memory))
+    engine = Engine(
+        plan,
+        store,
+        device=device,
+        memory=choose_memory(resources.memory),
+        workers=resources.workers or WORKERS,
+    )
     copied = {g.name: (g.record,) for g in plan.groups if g.state in COPIED and g.record}
     with (
         open_cache(store.repository, reading=not fresh) as cache,

@@ -19,6 +19,8 @@ class Resources:
     """auto, cpu, cuda (every GPU) or cuda:<n>."""
     memory: str = "auto"
     """auto, or a size such as 4G."""
+    workers: int = 0
+    """Threads; 0: one for each CPU of this machine."""
 
 
 DEFAULT_RESOURCES = Resources()

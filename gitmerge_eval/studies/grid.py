@@ -54,6 +54,10 @@ class Grid:
             families.append(FamilyOfOptions(shared.name if shared else None, given))
         return tuple(families)
 
+    def takes_from(self, method: str) -> set[str]:
+        """The methods whose best values it takes over."""
+        return {other for _, other in self.taken_over.get(method, ())}
+
     def size(self, method: str) -> int:
         """The number of candidates of a method."""
         return sum(len(family.given) for family in self.families(method, {}))

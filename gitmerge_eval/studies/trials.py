@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from gitmerge_eval.costs import Cost
 from gitmerge_eval.evaluation import summaries
@@ -19,27 +17,29 @@ from gitmerge_eval.evaluation.workspace import Workspace, workspace
 from gitmerge_eval.git import scratch
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.merging import candidates
-from gitmerge_eval.merging.candidates import CandidateFile, PassCost
 from gitmerge_eval.merging.devices import DEFAULT_RESOURCES, Resources
 from gitmerge_eval.merging.flops import statistics_flops
 from gitmerge_eval.merging.merge import trailer_options
 from gitmerge_eval.merging.planning import CheckpointPlan
+from gitmerge_eval.studies.executor import (
+    HERE,
+    Executor,
+    Finished,
+    Pass,
+    Statuses,
+    Trial,
+    Where,
+    started,
+)
 from gitmerge_eval.studies.planner import Planner
-
-Statuses = Mapping[str, Sequence[str]]
-"""'held-in' and 'generalization' -> the tasks to score."""
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One merge to try."""
+class Family:
+    """Trials that differ in ``parameter``, for which their method shares work."""
 
-    plan: CheckpointPlan
-    given: Mapping[str, str]
-    """The options that were asked for, as text."""
-    constituents: tuple[tuple[str, str], ...]
-    """(name, identity), in the order of the heads."""
-    sample: int = 0
+    trials: tuple[Trial, ...]
+    parameter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,8 @@ class Study:
     results: Results
     runs: Runs
     room: Workspace
-    folder: Path
+    executor: Executor
     device: str
-    resources: Resources = DEFAULT_RESOURCES
     watch: Watch = lambda step: None
     total: int = 0
     """Trials in all, as far as is known."""
@@ -109,85 +108,74 @@ class Study:
     def score_baselines(self, split: str) -> None:
         """The pretrained, individual and multitask models on their tasks."""
         scorer = self._scorer(split)
-        scorer.score(self._baselines, lambda step: self._tell("", f"{step.model} on {step.task}"))
+        self.executor.score(self._baselines, scorer, self._tell)
         self.remarks += [r for r in scorer.remarks if r not in self.remarks]
 
-    def family(
-        self, trials: Sequence[Trial], parameter: str | None, split: str, statuses: Statuses
-    ) -> list[Run]:
-        """The runs of trials that differ in ``parameter``: those that are not known are computed
-        by shared passes, as many at a time as the disk has room for, and scored."""
-        found: dict[str, Run] = {}
-        missing = []
-        for trial in trials:
-            if run := self._finished(trial, split, statuses):
-                found[trial.plan.spec.digest] = run
-                self._finish(trial, run)
-            else:
-                missing.append(trial)
-        while missing:
-            count = self._room_for(missing[0].plan)
-            batch, missing = missing[:count], missing[count:]
-            for trial, run in self._computed(batch, parameter, split, statuses):
-                found[trial.plan.spec.digest] = run
-                self.computed += 1
-                self._finish(trial, run)
-        return [found[trial.plan.spec.digest] for trial in trials]
+    def runs_of(self, families: Iterable[Family], split: str) -> list[Run]:
+        """The runs of all trials, in their order: those that are not known are computed by shared
+        passes, as many at a time as the disk has room for, and scored."""
+        asked: list[tuple[int, str]] = []
+        found: dict[tuple[int, str], Run] = {}
+        waiting: list[Trial] = []
 
-    def alone(self, trial: Trial, run: Run, split: str, statuses: Statuses) -> Run:
-        """``run`` with the scores of the merge that ``git merge`` would make of the trial, by its
+        def keep(trial: Trial, run: Run) -> None:
+            found[trial.sample, trial.spec] = run
+            self._finish(trial, run)
+
+        def passes() -> Iterator[Pass]:
+            under_way: set[str] = set()
+            for family in families:
+                missing = []
+                for trial in family.trials:
+                    asked.append((trial.sample, trial.spec))
+                    if run := self._finished(trial, split):
+                        keep(trial, run)
+                    elif trial.spec in under_way:
+                        waiting.append(trial)  # another sample's, that is being computed
+                    else:
+                        under_way.add(trial.spec)
+                        missing.append(trial)
+                while missing:
+                    count = self._room_for(missing[0].plan)
+                    yield Pass(tuple(missing[:count]), family.parameter)
+                    missing = missing[count:]
+
+        scorer = self._scorer(split)
+        for done in self.executor.run(passes(), self._model, scorer, self._tell):
+            run = self._run(done.trial, done.model.identity, self._cost(done))
+            self.computed += 1
+            keep(done.trial, self._with_scores(run, scorer, done.model, split, done.trial.statuses))
+        for trial in waiting:
+            run_now = self._finished(trial, split)
+            assert run_now is not None, "its twin was scored on the same tasks"
+            keep(trial, run_now)
+        return [found[key] for key in asked]
+
+    def chosen(self, pairs: Sequence[tuple[Trial, Run]], split: str) -> list[Run]:
+        """Each run with the scores of the merge that ``git merge`` would make of its trial, by its
         own blob, and with what that merge costs."""
         scorer = self._scorer(split)
-        if run.chosen and not is_nameless(run.checkpoint):
-            model = self._model(trial, statuses, blob=run.checkpoint.partition("+")[0])
-            if not scorer.missing([model]):
-                return self._with_scores(run, scorer, model, split, statuses)
-        self._tell(trial.plan.method.name, "merging")
-        file, cost = candidates.compute_alone(
-            trial.plan, self.repository, self.folder, resources=self.resources
-        )
-        model = self._model(trial, statuses, blob=file.blob, file=file.file)
-        chosen = replace(
-            run, checkpoint=model.identity, chosen=True, cost=self._cost(trial, file, cost, 1)
-        )
-        return self._scored(chosen, trial, file, model, split, statuses)
-
-    def _computed(
-        self, trials: Sequence[Trial], parameter: str | None, split: str, statuses: Statuses
-    ) -> Iterator[tuple[Trial, Run]]:
-        first = trials[0].plan
-        self._tell(first.method.name, "merging")
-        files, cost = candidates.compute_candidates(
-            [trial.plan for trial in trials],
-            parameter,
-            self.repository,
-            self.folder,
-            resources=self.resources,
-        )
-        for trial, file in zip(trials, files, strict=True):
-            name = identity_of(trial.plan.spec.digest)
-            model = self._model(trial, statuses, blob=name, file=file.file)
-            run = self._run(trial, model.identity, self._cost(trial, file, cost, len(trials)))
-            yield trial, self._scored(run, trial, file, model, split, statuses)
-
-    def _scored(
-        self,
-        run: Run,
-        trial: Trial,
-        file: CandidateFile,
-        model: Model,
-        split: str,
-        statuses: Statuses,
-    ) -> Run:
-        """``run`` with the model's scores, recorded; the file is removed."""
-        for name, content in file.plain.items():
-            (file.file.parent / name).write_bytes(content)
-        scorer = self._scorer(split)
-        scorer.score(
-            [model], lambda step: self._tell(trial.plan.method.name, f"{step.model} on {step.task}")
-        )
-        shutil.rmtree(file.file.parent)
-        return self._with_scores(run, scorer, model, split, statuses)
+        runs = {trial.spec: run for trial, run in pairs}
+        missing = []
+        for trial, run in pairs:
+            if run.chosen and not is_nameless(run.checkpoint):
+                model = self._model(trial, run.checkpoint.partition("+")[0])
+                if not scorer.missing([model]):
+                    known = self._with_scores(run, scorer, model, split, trial.statuses)
+                    runs[trial.spec] = known
+                    continue
+            missing.append(Pass((trial,), exact=True))
+        for done in self.executor.run(missing, self._model, scorer, self._tell):
+            best = replace(
+                runs[done.trial.spec],
+                checkpoint=done.model.identity,
+                chosen=True,
+                cost=self._cost(done),
+            )
+            runs[done.trial.spec] = self._with_scores(
+                best, scorer, done.model, split, done.trial.statuses
+            )
+        return list(runs.values())
 
     def _with_scores(
         self, run: Run, scorer: Scorer, model: Model, split: str, statuses: Statuses
@@ -203,16 +191,16 @@ class Study:
         self._costs[run.spec] = complete
         return complete
 
-    def _finished(self, trial: Trial, split: str, statuses: Statuses) -> Run | None:
+    def _finished(self, trial: Trial, split: str) -> Run | None:
         """The run of a trial whose scores are all known for the data of today, else None."""
-        spec = trial.plan.spec.digest
-        model = self._model(trial, statuses, blob=identity_of(spec))
+        spec = trial.spec
+        model = self._model(trial, identity_of(spec))
         scorer = self._scorer(split)
         if scorer.missing([model]) or spec not in self._costs:
             return None
         known = self._known.get((trial.sample, spec))
         run = known or self._run(trial, model.identity, self._costs[spec].cost)
-        return self._with_scores(run, scorer, model, split, statuses)
+        return self._with_scores(run, scorer, model, split, trial.statuses)
 
     def _run(self, trial: Trial, identity: str, cost: Cost) -> Run:
         plan, benchmark = trial.plan, self.subject.benchmark
@@ -236,28 +224,26 @@ class Study:
             sample=trial.sample,
         )
 
-    def _cost(self, trial: Trial, file: CandidateFile, cost: PassCost, shared: int) -> Cost:
-        plan = trial.plan
+    def _cost(self, done: Finished) -> Cost:
+        plan, cost = done.trial.plan, done.cost
         return Cost(
-            seconds=cost.seconds / shared,
-            shared=shared,
+            seconds=cost.seconds / done.shared,
+            shared=done.shared,
             peak_memory_bytes=cost.peak_memory_bytes,
             read_bytes=cost.read_bytes,
             written_bytes=plan.written_bytes,
             flops=plan.merging_flops,
             statistics_flops=statistics_flops(plan),
             device=cost.device,
-            reused_groups=file.reused_groups,
+            reused_groups=cost.reused_groups,
         )
 
-    def _model(
-        self, trial: Trial, statuses: Statuses, *, blob: str, file: Path | None = None
-    ) -> Model:
-        tasks = tuple(task for tasks in statuses.values() for task in tasks)
+    def _model(self, trial: Trial, name: str) -> Model:
+        tasks = tuple(task for tasks in trial.statuses.values() for task in tasks)
         label = " ".join(
             [trial.plan.method.name, *(f"{name}={value}" for name, value in trial.given.items())]
         )
-        return replace(self._merged, label=label, blob=blob, tasks=tasks, file=file)
+        return replace(self._merged, label=label, blob=name, tasks=tasks)
 
     def _scorer(self, split: str) -> Scorer:
         if split not in self._scorers:
@@ -268,7 +254,7 @@ class Study:
 
     def _room_for(self, plan: CheckpointPlan) -> int:
         """How many candidates fit into half of what the disk has left; one at least."""
-        free = shutil.disk_usage(self.folder).free
+        free = self.executor.free_bytes()
         return max(1, int(free // 2 // max(candidates.result_bytes(plan), 1)))
 
     def _finish(self, trial: Trial, run: Run) -> None:
@@ -291,11 +277,12 @@ def study(
     *,
     device: str = "auto",
     resources: Resources = DEFAULT_RESOURCES,
+    where: Where = HERE,
     watch: Watch = lambda step: None,
 ) -> Iterator[Study]:
     """A study whose working folder goes with the block; what is known of it is found again.
 
-    Raises EvaluationError where the cache of scores cannot be opened.
+    Raises EvaluationError where the cache of scores cannot be opened, or no executor be started.
     """
     repository = planner.repository
     scratch.sweep(repository)
@@ -306,5 +293,6 @@ def study(
         open_runs(results_path(repository)) as runs,
         workspace(repository, own / "evaluated") as room,
         scratch.scratch_folder(repository) as folder,
+        started(where, planner.subject, repository, folder, resources) as executor,
     ):
-        yield Study(planner, source, digest, results, runs, room, folder, device, resources, watch)
+        yield Study(planner, source, digest, results, runs, room, executor, device, watch)
