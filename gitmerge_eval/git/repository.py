@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class Repository:
         check: bool = True,
     ) -> Completed:
         """Run ``git *arguments`` in the work tree; GitError on a non-zero status unless ``check``
-        is false."""
+        is false, and where git was killed: that is no answer."""
         settings = [
             item for key, value in (config or {}).items() for item in ("-c", f"{key}={value}")
         ]
@@ -97,6 +98,11 @@ class Repository:
             ) from error
         output, errors = process.communicate(data)
         done = Completed(process.returncode, output, os.fsdecode(errors).strip())
+        if done.status < 0:
+            name = signal.Signals(-done.status).name
+            raise GitError(
+                f"'git {' '.join(arguments[:3])}' was killed ({name}); repeat the command"
+            )
         if check and done.status:
             raise GitError(f"'git {' '.join(arguments[:3])}' failed ({done.status}): {done.stderr}")
         return done
