@@ -128,6 +128,7 @@ def scale(
     """
     settings = settings or Settings()
     planner = Planner(repository, revisions, settings.checkpoint)
+    _check(planner)
     samples = settings.samples or default_samples(planner.subject.benchmark)
     orders = nested([name for name, _ in planner.constituents], samples, settings.seed)
     given, skipped = _options(planner, settings)
@@ -174,15 +175,31 @@ def default_samples(benchmark: Benchmark) -> int:
 
 
 def points(runs: Sequence[Run]) -> Iterator[Point]:
-    """The averages over samples for each method and number of constituents, in that order."""
+    """The averages for each method and number of constituents, in that order; samples that drew
+    the same constituents are one merge and count once."""
     pairs = dict.fromkeys((run.method, run.models) for run in runs)
     for method, models in sorted(pairs, key=lambda pair: (_order(pair[0]), pair[1])):
-        own = [run for run in runs if (run.method, run.models) == (method, models)]
+        drawn = [run for run in runs if (run.method, run.models) == (method, models)]
+        own = {frozenset(run.constituents): run for run in drawn}.values()
         heldin, spanned = (
             [value for run in own if (value := run.average(status)) is not None]
             for status in ("held-in", "generalization")
         )
         yield Point(method, models, Spread.of(heldin), Spread.of(spanned))
+
+
+def _check(planner: Planner) -> None:
+    """PrerequisiteError where samples cannot be drawn and scored."""
+    names = [name for name, _ in planner.constituents]
+    if len(names) < 2:
+        raise PrerequisiteError(f"samples of one model, '{names[0]}', cannot be merged; name more")
+    for name in names:
+        if name not in planner.tasks:
+            raise PrerequisiteError(
+                f"'{name}' has no task of its own, as a merge of several models has none, so that "
+                "samples with it cannot be scored; start from the base of the branches, such as "
+                "'git switch --detach $(git merge-base <branches>)'"
+            )
 
 
 def _order(method: str) -> int:

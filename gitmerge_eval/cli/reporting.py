@@ -14,6 +14,8 @@ results = typer.Typer(
     invoke_without_command=True,
 )
 
+SPLITS = ("test", "validation")
+
 
 def add_to(application: typer.Typer) -> None:
     """Register the commands."""
@@ -38,7 +40,7 @@ def report(
     from gitmerge_eval import reporting
     from gitmerge_eval.git.repository import Repository
 
-    found = reporting.report(Repository.here(), split=split)
+    found = reporting.report(Repository.here(), split=_known(split))
     written = list(reporting.write_figures(found, figures)) if figures else []
     if as_json:
         print_json(found.as_dict())
@@ -53,6 +55,15 @@ def report(
     for section in found.sections:
         if section.missing:
             typer.echo(f"note: {section.title}: {section.missing} {section.command}", err=True)
+
+
+def _known(split: str) -> str:
+    """A split that evaluations have; UnknownName suggests near ones."""
+    from gitmerge_eval.errors import UnknownName
+
+    if split not in SPLITS:
+        raise UnknownName.among("split", split, SPLITS)
+    return split
 
 
 @results.callback()
@@ -71,7 +82,7 @@ def list_results(
     from gitmerge_eval.evaluation import listing
     from gitmerge_eval.git.repository import Repository
 
-    found = listing.listed(Repository.here(), split)
+    found = listing.listed(Repository.here(), _known(split) if split else "")
     for remark in found.remarks:
         typer.echo(f"note: {remark}", err=True)
     if as_json:

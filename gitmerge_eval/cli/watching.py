@@ -71,6 +71,17 @@ class Board:
 @contextmanager
 def watched(title: str) -> Iterator[Callable[[Step], None]]:
     """A callback that keeps a live table on stderr; shows nothing where that is no terminal."""
+    try:
+        with _shown_on_terminal(title) as watch:
+            yield watch
+    except KeyboardInterrupt:
+        said = "what was finished is kept, and the same command goes on from there"
+        print(f"gitmerge-eval: {title} was stopped; {said}", file=sys.stderr)
+        raise
+
+
+@contextmanager
+def _shown_on_terminal(title: str) -> Iterator[Callable[[Step], None]]:
     if not sys.stderr.isatty():
         yield lambda step: None
         return

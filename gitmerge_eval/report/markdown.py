@@ -52,7 +52,12 @@ def _table(table: Table) -> str:
     traced = any(row.traces for row in table.rows)
     titles = [column.title for column in table.columns] + (["spec · data"] if traced else [])
     marks = ["--:" if column.numeric else "---" for column in table.columns]
-    lines = [_line(titles), _line(marks + (["---"] if traced else []))]
+    lines = [
+        f"**{_escaped(table.caption)}**",
+        "",
+        _line(titles),
+        _line(marks + (["---"] if traced else [])),
+    ]
     for row, cells in table.shown():
         traces = [f"`{t.spec[:8] or '–'}·{t.data[:8]}`" for t in row.traces]
         more = [traces[0] if len(traces) == 1 else f"{len(traces)} merges"] if traces else [""]

@@ -193,10 +193,14 @@ class Study:
 
     def _finished(self, trial: Trial, split: str) -> Run | None:
         """The run of a trial whose scores are all known for the data of today, else None."""
-        spec = trial.spec
-        model = self._model(trial, identity_of(spec))
-        scorer = self._scorer(split)
-        if scorer.missing([model]) or spec not in self._costs:
+        spec, scorer = trial.spec, self._scorer(split)
+        if spec not in self._costs:
+            return None
+        # A sweep's choice was scored by the blob of the merge that it would be.
+        names = dict.fromkeys([identity_of(spec), self._costs[spec].checkpoint.partition("+")[0]])
+        models = [self._model(trial, name) for name in names]
+        model = next((model for model in models if not scorer.missing([model])), None)
+        if model is None:
             return None
         known = self._known.get((trial.sample, spec))
         run = known or self._run(trial, model.identity, self._costs[spec].cost)
