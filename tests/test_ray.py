@@ -5,12 +5,12 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from conftest import PROGRAMS
 from evaluated_repositories import PLAIN
 from test_sweeping import HEADS, command, sweep, template  # noqa: F401
 
@@ -279,7 +279,7 @@ def test_the_command_starts_a_cluster_that_imports_nothing_of_the_work_tree(eval
     for name in ("torch", "numpy", "msgpack", "plain_too"):
         text = f"open({str(trap)!r}, 'a').close()\n"
         (evaluated.repository.directory / f"{name}.py").write_text(text)
-    script = PROGRAMS / "gitmerge-eval"
+    script = Path(sys.executable).parent / "gitmerge-eval"
     arguments = ["sweep", "--json", "--executor", "ray", "--methods", ",".join(FEW["methods"])]
     done = subprocess.run(
         [str(script), *arguments, "--grid", *FEW["grid"], *HEADS],
