@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 BUSY_SECONDS = 30.0
@@ -39,13 +39,37 @@ def connect(path: Path, version: int, create: Sequence[str]) -> sqlite3.Connecti
     return connection
 
 
-def set_aside(path: Path) -> Path:
-    """Rename an unreadable cache to ``<name>.unreadable``; its new path."""
-    aside = path.with_name(path.name + ".unreadable")
-    os.replace(path, aside)
+def connect_or_replace(
+    path: Path,
+    version: int,
+    create: Sequence[str],
+    told: Callable[[sqlite3.DatabaseError], object] = lambda error: None,
+) -> sqlite3.Connection:
+    """:func:`connect`, with a new file in the place of one that is unreadable, of which ``told``
+    hears after it was set aside.
+
+    Raises sqlite3.OperationalError or OSError where the file cannot be opened or written.
+    """
+    try:
+        return connect(path, version, create)
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError as error:
+        set_aside(path)
+        told(error)
+        return connect(path, version, create)
+
+
+def aside_of(path: Path) -> Path:
+    """Where an unreadable cache is put: ``<name>.unreadable``."""
+    return path.with_name(path.name + ".unreadable")
+
+
+def set_aside(path: Path) -> None:
+    """Rename an unreadable cache to :func:`aside_of` its path."""
+    os.replace(path, aside_of(path))
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-    return aside
 
 
 def _enter_wal_mode(connection: sqlite3.Connection) -> None:

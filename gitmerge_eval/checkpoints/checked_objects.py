@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from gitmerge_eval.checkpoints.cache_file import connect, set_aside
+from gitmerge_eval.checkpoints.cache_file import connect_or_replace
 
 SCHEMA_VERSION = 1
 FILE = "gitmerge-eval/objects.sqlite"
@@ -94,12 +94,6 @@ class CheckedObjects:
     def _opened(self) -> sqlite3.Connection | None:
         if self._connection is None and self._is_usable:
             self._is_usable = False  # until it is open
-            try:
-                self._connection = connect(self._path, SCHEMA_VERSION, [_CREATE])
-            except sqlite3.OperationalError:
-                raise
-            except sqlite3.DatabaseError:
-                set_aside(self._path)
-                self._connection = connect(self._path, SCHEMA_VERSION, [_CREATE])
+            self._connection = connect_or_replace(self._path, SCHEMA_VERSION, [_CREATE])
             self._is_usable = True
         return self._connection

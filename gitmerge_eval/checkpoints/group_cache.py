@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gitmerge_eval.checkpoints.cache_file import connect, set_aside
+from gitmerge_eval.checkpoints.cache_file import aside_of, connect_or_replace, set_aside
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import GroupRecord, Metadata
 from gitmerge_eval.errors import CheckpointError
@@ -204,19 +204,15 @@ class GroupCache:
     def _opened(self) -> sqlite3.Connection | None:
         """The connection, made when it is needed first; None if the cache cannot be used."""
         if self._connection is None and self._is_usable:
-            try:
-                self._connection = connect(self._path, SCHEMA_VERSION, _CREATE)
-            except sqlite3.OperationalError:
-                raise
-            except sqlite3.DatabaseError as error:
-                self._set_aside(error)
-                self._connection = connect(self._path, SCHEMA_VERSION, _CREATE)
+            self._connection = connect_or_replace(
+                self._path, SCHEMA_VERSION, _CREATE, self._say_replaced
+            )
         return self._connection
 
-    def _set_aside(self, error: sqlite3.DatabaseError) -> None:
-        aside = set_aside(self._path)
+    def _say_replaced(self, error: sqlite3.DatabaseError) -> None:
         self.notices.append(
-            f"the cache of merged groups was unreadable ({error}); it is now '{aside}'"
+            f"the cache of merged groups was unreadable ({error}); it is now "
+            f"'{aside_of(self._path)}'"
         )
 
     @contextmanager
@@ -230,7 +226,8 @@ class GroupCache:
         except sqlite3.DatabaseError as error:
             self._drop()
             with suppress(OSError):
-                self._set_aside(error)
+                set_aside(self._path)
+                self._say_replaced(error)
 
     def _drop(self) -> None:
         self._is_usable = False

@@ -153,7 +153,7 @@ class ObjectStore:
 
     def keep_checked(self) -> None:
         """Have later commands know which objects were checked."""
-        if self.keep and not self._recheck:
+        if self.keep:
             self._checked.keep()
 
     def forget(self, object_ids: Iterable[str]) -> None:

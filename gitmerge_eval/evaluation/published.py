@@ -11,13 +11,12 @@ import io
 import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from gitmerge_eval.checkpoints.cache_file import connect
 from gitmerge_eval.errors import UsageError
-from gitmerge_eval.evaluation.results import SCHEMA_VERSION, open_results
+from gitmerge_eval.evaluation.results import open_beside
 
 COLUMNS = {
     "method": "method",
@@ -149,9 +148,5 @@ def open_published(path: Path) -> Iterator[PublishedTable]:
 
     Raises EvaluationError where the file cannot be opened.
     """
-    with open_results(path):  # makes the file, or sets an unreadable one aside
-        pass
-    with closing(connect(path, SCHEMA_VERSION, [])) as connection:
-        with connection:
-            connection.execute(_CREATE)
+    with open_beside(path, _CREATE) as connection:
         yield PublishedTable(connection)

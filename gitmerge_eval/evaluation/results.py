@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from gitmerge_eval.checkpoints.cache_file import connect, set_aside
+from gitmerge_eval.checkpoints.cache_file import connect, connect_or_replace
 from gitmerge_eval.errors import EvaluationError
 from gitmerge_eval.records import canonical_json
 
@@ -106,7 +106,7 @@ def open_results(path: Path) -> Iterator[Results]:
     scores can be computed again. Raises EvaluationError where the folder cannot be written.
     """
     try:
-        connection = _connect(path)
+        connection = connect_or_replace(path, SCHEMA_VERSION, [_CREATE])
     except (OSError, sqlite3.OperationalError) as error:
         raise EvaluationError(
             f"the results cache '{path}' cannot be opened ({error}); make its folder writable, or "
@@ -116,11 +116,15 @@ def open_results(path: Path) -> Iterator[Results]:
         yield Results(connection)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    try:
-        return connect(path, SCHEMA_VERSION, [_CREATE])
-    except sqlite3.OperationalError:
-        raise
-    except sqlite3.DatabaseError:
-        set_aside(path)
-        return connect(path, SCHEMA_VERSION, [_CREATE])
+@contextmanager
+def open_beside(path: Path, create: str) -> Iterator[sqlite3.Connection]:
+    """A connection to the cache at ``path``, with a further table that ``create`` makes there.
+
+    Raises what :func:`open_results` does.
+    """
+    with open_results(path):  # makes the file, or sets an unreadable one aside
+        pass
+    with closing(connect(path, SCHEMA_VERSION, [])) as connection:
+        with connection:
+            connection.execute(create)
+        yield connection

@@ -9,17 +9,16 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from gitmerge_eval.checkpoints.cache_file import connect
 from gitmerge_eval.costs import Cost
 from gitmerge_eval.errors import EvaluationError
 from gitmerge_eval.evaluation.note import TaskScore
-from gitmerge_eval.evaluation.results import SCHEMA_VERSION, open_results
+from gitmerge_eval.evaluation.results import open_beside
 from gitmerge_eval.records import canonical_json
 
 SOURCES = ("sweep", "scale", "merge")
@@ -141,11 +140,7 @@ def open_runs(path: Path) -> Iterator[Runs]:
 
     Raises EvaluationError where the file cannot be opened.
     """
-    with open_results(path):  # makes the file, or sets an unreadable one aside
-        pass
-    with closing(connect(path, SCHEMA_VERSION, [])) as connection:
-        with connection:
-            connection.execute(_CREATE)
+    with open_beside(path, _CREATE) as connection:
         yield Runs(connection)
 
 
