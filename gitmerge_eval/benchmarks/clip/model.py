@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gitmerge_eval.benchmarks.clip.source import Pictures
+from gitmerge_eval.benchmarks.learning.state_files import State as State
+from gitmerge_eval.benchmarks.learning.state_files import read as read
+from gitmerge_eval.benchmarks.learning.state_files import save as save
 from gitmerge_eval.errors import EvaluationError, UnknownName
 
-State = dict[str, Tensor]
 BATCH = 256
 MEAN = torch.tensor(open_clip.OPENAI_DATASET_MEAN).reshape(1, 3, 1, 1)
 STD = torch.tensor(open_clip.OPENAI_DATASET_STD).reshape(1, 3, 1, 1)
@@ -55,17 +55,6 @@ def state_of(model: nn.Module) -> State:
     return {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
 
 
-def read(checkpoint: Path) -> State:
-    """A checkpoint's tensors; EvaluationError where the file cannot be read."""
-    try:
-        state: State = load_file(checkpoint)
-    except (OSError, SafetensorError) as error:
-        raise EvaluationError(
-            f"'{checkpoint}' is not a readable safetensors file: {error}"
-        ) from error
-    return state
-
-
 def load(checkpoint: Path, configuration: Path | str, device: str = "cpu") -> nn.Module:
     """The model in eval mode with the checkpoint's weights.
 
@@ -85,13 +74,6 @@ def fill(model: nn.Module, state: State, where: str, name: str) -> None:
         raise EvaluationError(
             f"{where} is not a checkpoint of the model '{name}': {error}"
         ) from error
-
-
-def save(state: Mapping[str, Tensor], checkpoint: Path) -> None:
-    """Write the state dict, whole or not at all."""
-    partial = checkpoint.with_name(checkpoint.name + ".partial")
-    save_file(dict(state), partial, metadata={"format": "pt"})
-    partial.replace(checkpoint)
 
 
 def tokens(texts: Sequence[str], configuration: Path | str) -> Tensor:

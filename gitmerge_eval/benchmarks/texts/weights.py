@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from gitmerge_eval.benchmarks.learning.state_files import State as State
+from gitmerge_eval.benchmarks.learning.state_files import read as read
+from gitmerge_eval.benchmarks.learning.state_files import save as save
 from gitmerge_eval.errors import EvaluationError
 
-State = dict[str, Tensor]
 Pair = tuple[Sequence[int], Sequence[int]]
 """The token ids of one example: (source, target)."""
-
-
-def read(checkpoint: Path) -> State:
-    """The tensors of a checkpoint; EvaluationError where it is no safetensors file."""
-    try:
-        state: State = load_file(checkpoint)
-    except (OSError, SafetensorError) as error:
-        raise EvaluationError(
-            f"'{checkpoint}' is not a readable safetensors file: {error}"
-        ) from error
-    return state
-
-
-def save(state: Mapping[str, Tensor], checkpoint: Path) -> None:
-    """Write the state dict, whole or not at all."""
-    partial = checkpoint.with_name(checkpoint.name + ".partial")
-    save_file(dict(state), partial, metadata={"format": "pt"})
-    partial.replace(checkpoint)
 
 
 def state_of(model: nn.Module) -> State:
