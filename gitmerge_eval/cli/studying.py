@@ -9,6 +9,19 @@ import typer
 
 from gitmerge_eval.cli.output import print_json, print_table, size
 
+# What both commands take.
+_CHECKPOINT: Any = typer.Option("", help="Which model, where the constituents have several.")
+_DEVICE: Any = typer.Option("auto", help="auto, cpu, cuda or cuda:<n>.")
+_MEMORY: Any = typer.Option("auto", help="What tensors may take together: auto, or 4G.")
+_EXECUTOR: Any = typer.Option("local", help="local, or ray: the workers of a Ray cluster.")
+_RAY_ADDRESS: Any = typer.Option(
+    "", help="auto or host:port of a running cluster; none: one of this machine."
+)
+_REPOSITORY_ON_NODES: Any = typer.Option(
+    "", help="A clone's folder on nodes that do not see this repository."
+)
+_JSON: Any = typer.Option(False, "--json", help="Machine-readable.")
+
 
 def add_to(application: typer.Typer) -> None:
     """Register the commands."""
@@ -29,17 +42,13 @@ def sweep(
         False, "--brief", help="Score candidates only on the tasks that decide."
     ),
     merge: bool = typer.Option(False, "--merge", help="Make the winner the merge commit."),
-    checkpoint: str = typer.Option("", help="Which model, where the constituents have several."),
-    device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:<n>."),
-    memory: str = typer.Option("auto", help="What tensors may take together: auto, or 4G."),
-    executor: str = typer.Option("local", help="local, or ray: the workers of a Ray cluster."),
-    ray_address: str = typer.Option(
-        "", help="auto or host:port of a running cluster; none: one of this machine."
-    ),
-    repository_on_nodes: str = typer.Option(
-        "", help="A clone's folder on nodes that do not see this repository."
-    ),
-    as_json: bool = typer.Option(False, "--json", help="Machine-readable."),
+    checkpoint: str = _CHECKPOINT,
+    device: str = _DEVICE,
+    memory: str = _MEMORY,
+    executor: str = _EXECUTOR,
+    ray_address: str = _RAY_ADDRESS,
+    repository_on_nodes: str = _REPOSITORY_ON_NODES,
+    as_json: bool = _JSON,
 ) -> None:
     """Merge by every method and option of a grid, score the results, and choose the best.
 
@@ -87,17 +96,13 @@ def scale(
     options: str = typer.Option(
         "default", help="default, or swept: what the latest sweep of these constituents chose."
     ),
-    checkpoint: str = typer.Option("", help="Which model, where the constituents have several."),
-    device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:<n>."),
-    memory: str = typer.Option("auto", help="What tensors may take together: auto, or 4G."),
-    executor: str = typer.Option("local", help="local, or ray: the workers of a Ray cluster."),
-    ray_address: str = typer.Option(
-        "", help="auto or host:port of a running cluster; none: one of this machine."
-    ),
-    repository_on_nodes: str = typer.Option(
-        "", help="A clone's folder on nodes that do not see this repository."
-    ),
-    as_json: bool = typer.Option(False, "--json", help="Machine-readable."),
+    checkpoint: str = _CHECKPOINT,
+    device: str = _DEVICE,
+    memory: str = _MEMORY,
+    executor: str = _EXECUTOR,
+    ray_address: str = _RAY_ADDRESS,
+    repository_on_nodes: str = _REPOSITORY_ON_NODES,
+    as_json: bool = _JSON,
 ) -> None:
     """Merge 2, 3, … all of the constituents, and average the scores over nested samples.
 
