@@ -248,6 +248,15 @@ def test_errors_of_workers_are_those_of_this_process(evaluated, two_workers):
         sweep(evaluated, **FEW, where=RAY)
 
 
+def test_the_command_joins_a_cluster_by_its_address(evaluated, two_workers, few):
+    done = command(
+        evaluated, "sweep", "--json", "--executor", "ray", "--ray-address", two_workers.address,
+        "--methods", ",".join(FEW["methods"]), "--grid", *FEW["grid"], *HEADS,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["winner"]["spec"] == few.winner.spec
+
+
 def test_a_node_that_dies_takes_candidates_with_it_and_changes_nothing(
     evaluated, two_workers, few, tmp_path, monkeypatch
 ):
@@ -300,6 +309,7 @@ def test_a_cluster_that_is_not_there(evaluated):
     )  # fmt: skip
     assert done.returncode == 2
     assert "no Ray cluster" in done.stderr
+    assert "needs RAY_AUTH_MODE=token" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

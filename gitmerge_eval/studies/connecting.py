@@ -75,10 +75,11 @@ def _knock(address: str) -> None:
 
 def _unreachable(address: str, error: Exception) -> EvaluationError:
     reason = str(error).strip().partition("\n")[0]
-    return EvaluationError(
-        f"no Ray cluster is to be had at '{address}' ({reason}); start one with "
-        "'ray start --head', or leave out --ray-address"
-    )
+    remedy = "start one with 'ray start --head', or leave out --ray-address"
+    if address != "auto" and "RAY_AUTH_MODE" not in os.environ:
+        # Ray looks for its token by itself where it looks for the cluster, and only there.
+        remedy += "; one that asks for a token needs RAY_AUTH_MODE=token in the environment"
+    return EvaluationError(f"no Ray cluster is to be had at '{address}' ({reason}); {remedy}")
 
 
 def site(repository: Repository, folder: Path, clone: str) -> Site:
