@@ -69,17 +69,19 @@ def _post_merge(repository: Repository, arguments: list[str]) -> None:
         if repository.commit("HEAD") == state.head:
             trailers.mark_squash(repository, state)
         return
+    _keep_costs(repository, state)
     trailers.remove_state(repository)
     if trailers.read(repository, "HEAD") is not None:
         from gitmerge_eval.evaluation import job
 
-        job.after_merge(repository, state.costs if state else {})
+        job.after_merge(repository)
 
 
 def _post_commit(repository: Repository, arguments: list[str]) -> None:
     state = trailers.read_state(repository)
     if trailers.merge_heads(repository):
         return
+    _keep_costs(repository, state)
     trailers.remove_state(repository)
     if (
         state is not None
@@ -88,6 +90,18 @@ def _post_commit(repository: Repository, arguments: list[str]) -> None:
         and repository.blob_id("HEAD", "benchmark.toml") is not None
     ):
         print("gitmerge-eval: evaluate this merge with: gitmerge-eval evaluate", file=sys.stderr)
+
+
+def _keep_costs(repository: Repository, state: trailers.MergeState | None) -> None:
+    """What the strategy measured, for whenever this merge is evaluated."""
+    if state is None or not state.costs:
+        return
+    from gitmerge_eval.evaluation import evaluating, merge_costs
+
+    try:
+        merge_costs.keep(evaluating.results_path(repository), state.costs)
+    except GitMergeEvalError as error:
+        print(f"gitmerge-eval: the merge's cost is not kept: {error}", file=sys.stderr)
 
 
 def _pre_push(repository: Repository, arguments: list[str]) -> None:

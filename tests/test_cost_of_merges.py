@@ -18,7 +18,7 @@ from small_repositories import copied, settle
 
 from gitmerge_eval import dryrun
 from gitmerge_eval.costs import Cost
-from gitmerge_eval.evaluation import evaluating, gathering, reporting
+from gitmerge_eval.evaluation import evaluating, gathering, merge_costs, reporting
 from gitmerge_eval.evaluation.declarations import BenchmarkDeclaration, ConstituentDeclaration
 from gitmerge_eval.evaluation.gathering import Comparison
 from gitmerge_eval.git import notes
@@ -111,6 +111,17 @@ def merged(repository, message="merge"):
     return note.cost
 
 
+def evaluated(repository, **settings):
+    """The cost in the note after another evaluation."""
+    evaluating.evaluate(repository.git, **settings)
+    return evaluating.show(repository.git)[-1].cost
+
+
+def forget(repository):
+    """Make it a clone in which nothing was merged or evaluated."""
+    evaluating.results_path(repository.git).unlink()
+
+
 def record(repository):
     text = notes.read(repository.git, repository.git.commit("HEAD"))
     (found,) = notes.records(text)
@@ -144,11 +155,42 @@ def test_what_was_reused_is_said_and_a_note_keeps_its_cost_when_it_is_written_ag
     assert cost.flops == 6 * 5
     text = notes.read(repository.git, repository.git.commit("HEAD"))
     assert "6 groups known from an earlier merge" in " ".join(text.split())
-    assert evaluating.evaluate(repository.git).cost == cost
-    assert evaluating.evaluate(repository.git, split="validation").cost == cost
+    assert evaluated(repository) == cost
+    assert evaluated(repository, split="validation") == cost
+    repository.git.run("update-ref", "-d", notes.REF)
+    assert evaluated(repository) == cost
+
+
+def test_in_another_clone_only_the_note_knows_the_cost(repository):
+    cost = merged(repository)
+    forget(repository)
+    assert evaluated(repository) == cost
     repository.git.run("update-ref", "-d", notes.REF)
     assert evaluating.evaluate(repository.git).cost is None
     assert "cost" not in record(repository)
+
+
+@pytest.mark.parametrize("how", ["off", "--no-commit", "--squash"])
+def test_a_merge_that_is_evaluated_later_has_its_cost(repository, how):
+    if how == "off":
+        repository.git.run("config", "merge-eval.evaluate", "off")
+        repository.merge("-Xmethod=fisher", *HEADS)
+    else:
+        ff = ["--ff"] if how == "--squash" else []
+        repository.merge("-Xmethod=fisher", how, *ff, *HEADS)
+        repository.git.run("commit", "--quiet", "--no-edit")
+    assert evaluating.show(repository.git) == ()
+    cost = evaluating.evaluate(repository.git).cost
+    assert cost.flops == 6 * 5
+    assert 0 < cost.seconds < 60
+
+
+def test_costs_that_cannot_be_kept_leave_the_merge_as_it_is(repository):
+    path = evaluating.results_path(repository.git)
+    path.mkdir(parents=True)
+    done = repository.merge("-Xmethod=fisher", *HEADS)
+    assert "the merge's cost is not kept" in done.stderr
+    assert not repository.git.succeeds("rev-parse", "--verify", "--quiet", "MERGE_HEAD")
 
 
 def test_in_the_background_the_note_has_the_cost_too(repository):
@@ -166,12 +208,15 @@ def test_in_the_background_the_note_has_the_cost_too(repository):
 
 def test_a_cost_that_is_nobodys_is_not_taken_over(repository):
     merged(repository)
+    forget(repository)
     head = repository.git.commit("HEAD")
     for wrong in ("free", {"seconds": "0"}, {"flops": -1}, {"seconds": math.inf}, [1]):
         notes.write(repository.git, head, "a table", {**record(repository), "cost": wrong})
         assert evaluating.evaluate(repository.git).cost is None
-    other = {"f" * 64: {"seconds": 1.0}}
-    assert evaluating.evaluate(repository.git, costs=other).cost is None
+    path = evaluating.results_path(repository.git)
+    merge_costs.keep(path, {"f" * 64: {"seconds": 1.0}, record(repository)["spec"]: {"flops": -1}})
+    assert evaluating.evaluate(repository.git).cost is None
+    assert merge_costs.find(path, "f" * 64) == Cost(seconds=1.0)
 
 
 def test_a_method_is_drawn_with_the_cost_of_a_merge_that_reused_nothing():

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from gitmerge_eval import hook, pushing
 from gitmerge_eval.checkpoints.metadata import Metadata
+from gitmerge_eval.costs import Cost
 from gitmerge_eval.errors import GitError
 from gitmerge_eval.git import configuration, tracking, trailers
 from gitmerge_eval.git.repository import Repository
@@ -108,25 +109,24 @@ def test_an_aborted_merge_leaves_nothing_on_the_next_commit(ready, commit):
 
 
 def test_after_a_merge_of_ours_it_is_evaluated(ready, commit, monkeypatch):
-    from gitmerge_eval.evaluation import job
+    from gitmerge_eval.evaluation import evaluating, job, merge_costs
 
     _, state = diverge(ready, commit)
     merge(ready, "-Xours", "--no-commit")
     trailers.write_state(ready, state)
     ready.run("commit", "--quiet", "--no-edit")
     seen = []
-    monkeypatch.setattr(
-        job, "after_merge", lambda repository, costs: seen.append((repository, costs))
-    )
+    monkeypatch.setattr(job, "after_merge", seen.append)
     monkeypatch.chdir(ready.directory)
     trailers.write_state(ready, state)
     assert hook.main(["post-merge", "0"]) == 0
-    assert [one.directory for one, _ in seen] == [ready.directory]
+    assert [one.directory for one in seen] == [ready.directory]
     assert trailers.read_state(ready) is None
     ready.run("checkout", "--quiet", "HEAD~1")
     assert hook.main(["post-merge", "0"]) == 0
     assert len(seen) == 1
-    assert seen[0][1] == state.costs == {"d" * 64: {"seconds": 1.5}}
+    assert state.costs == {"d" * 64: {"seconds": 1.5}}
+    assert merge_costs.find(evaluating.results_path(ready), "d" * 64) == Cost(seconds=1.5)
 
 
 @pytest.mark.parametrize("event", ["prepare-commit-msg", "post-merge", "post-commit", "pre-push"])

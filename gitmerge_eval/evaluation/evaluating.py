@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gitmerge_eval.costs import Cost
 from gitmerge_eval.errors import CheckpointError, EvaluationError
-from gitmerge_eval.evaluation import reporting, summaries
+from gitmerge_eval.evaluation import merge_costs, reporting, summaries
 from gitmerge_eval.evaluation.note import EvaluationNote, TaskScore
 from gitmerge_eval.evaluation.results import Results, Score, ScoreKey, open_results
 from gitmerge_eval.evaluation.scoring import scores_of
@@ -20,7 +20,6 @@ from gitmerge_eval.evaluation.subjects import Model, Subject, models_of, subject
 from gitmerge_eval.evaluation.workspace import Workspace, workspace
 from gitmerge_eval.git import notes
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.git.trailers import Costs
 from gitmerge_eval.records import canonical_json
 
 FOLDER = "gitmerge-eval"
@@ -56,7 +55,6 @@ def evaluate(
     tasks: Sequence[str] | None = None,
     checkpoint: str | None = None,
     write_note: bool = True,
-    costs: Costs | None = None,
 ) -> EvaluationNote:
     """Evaluate the model at ``revision``; unless told otherwise, write the note of that commit.
 
@@ -66,8 +64,8 @@ def evaluate(
     of the grid that these span (generalization), and so are its baselines. Any other model is
     evaluated on the tasks of all constituents that its tree declares, or on ``tasks``.
     ``checkpoint`` says which model, where the constituents have several. Known scores come from
-    the cache unless ``force``. ``costs`` are those that the strategy left; without them the note
-    keeps the one that it has.
+    the cache unless ``force``. What computing the merge took is known where it was made in this
+    clone; elsewhere the note keeps what it says of that.
 
     Raises EvaluationError where the repository declares no benchmark or no constituent, names an
     unknown benchmark or task, or the benchmark fails; CheckpointError where the model cannot be
@@ -85,7 +83,7 @@ def evaluate(
         scorer.score(models, progress or (lambda step: None))
         note = _note(subject, models, scorer, tuple(remarks + scorer.remarks))
         note = _with_summary(note, subject, models, scorer)
-    note = replace(note, cost=_cost(repository, note, subject.commit, costs or {}))
+    note = replace(note, cost=_cost(repository, note, subject.commit))
     if write_note and tasks is None:
         notes.write(
             repository, subject.commit, reporting.note_table(note), reporting.note_record(note)
@@ -93,19 +91,15 @@ def evaluate(
     return note
 
 
-def _cost(repository: Repository, note: EvaluationNote, commit: str, costs: Costs) -> Cost | None:
-    """What computing the merge took: as just measured, or as the commit's note has it already."""
+def _cost(repository: Repository, note: EvaluationNote, commit: str) -> Cost | None:
+    """What computing the merge took: as measured here, or as the commit's note has it already."""
     if note.spec is None:
         return None
+    if (measured := merge_costs.find(results_path(repository), note.spec)) is not None:
+        return measured
     earlier = notes.records(notes.read(repository, commit) or "")
-    known = [costs.get(note.spec), *(r.get("cost") for r in earlier if r.get("spec") == note.spec)]
-    for found in known:
-        try:
-            if found is not None:
-                return Cost.from_dict(found)
-        except (TypeError, ValueError):
-            continue  # somebody's note; it is written anew
-    return None
+    said = (merge_costs.cost_of(r.get("cost")) for r in earlier if r.get("spec") == note.spec)
+    return next((cost for cost in said if cost is not None), None)
 
 
 def show(repository: Repository, revision: str = "HEAD") -> tuple[EvaluationNote, ...]:

@@ -38,17 +38,16 @@ WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _BOOT = "import sys; from gitmerge_eval.evaluation import job; job.run(sys.argv[1])"
 
 
-def after_merge(repository: Repository, costs: trailers.Costs) -> None:
+def after_merge(repository: Repository) -> None:
     """Evaluate HEAD if it is the merge that Git just made, as merge-eval.evaluate says.
 
-    What the post-merge hook calls, with the ``costs`` that the strategy left. Never raises for an
-    evaluation that fails: the merge stands, and a line on standard error says what went wrong and
-    how to evaluate by hand.
+    What the post-merge hook calls. Never raises for an evaluation that fails: the merge stands, and
+    a line on standard error says what went wrong and how to evaluate by hand.
     """
     git = process.enclosing_git()
     with _held_signals() as pending:
         try:
-            _after_merge(repository, costs, pending)
+            _after_merge(repository, pending)
         except (GitMergeEvalError, OSError) as error:
             # With a signal pending it is the signal that made a command fail.
             if not pending():
@@ -58,9 +57,7 @@ def after_merge(repository: Repository, costs: trailers.Costs) -> None:
             _end_merge(repository, git)
 
 
-def _after_merge(
-    repository: Repository, costs: trailers.Costs, pending: Callable[[], set[int]]
-) -> None:
+def _after_merge(repository: Repository, pending: Callable[[], set[int]]) -> None:
     mode = repository.setting(MODE_KEY) or MODES[0]
     if mode == "off" or repository.blob_id("HEAD", BENCHMARK_FILE) is None:
         return
@@ -70,7 +67,7 @@ def _after_merge(
     if mode not in MODES:
         _say(f"'{MODE_KEY}' is '{mode}'; use one of {', '.join(MODES)}. Nothing was evaluated")
         return
-    job = Job.start(repository, commit, costs)
+    job = Job.start(repository, commit)
     if mode == "background":
         _say(
             f"evaluating {commit[:10]} in the background; 'gitmerge-eval show {commit[:10]}' has "
@@ -122,15 +119,15 @@ class Job:
     log: Path
 
     @classmethod
-    def start(cls, repository: Repository, commit: str, costs: trailers.Costs) -> Job:
-        """Start evaluating ``commit``, its note to have its cost; the job outlives the caller."""
+    def start(cls, repository: Repository, commit: str) -> Job:
+        """Start evaluating ``commit``; the job outlives the caller."""
         folder = repository.git_directory / JOBS
         folder.mkdir(parents=True, exist_ok=True)
         _forget_old(folder)
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{commit[:10]}-{os.getpid()}"
         state, log = folder / f"{name}.json", folder / f"{name}.log"
         directory = str(repository.directory.absolute())
-        _write(state, {"directory": directory, "commit": commit, "costs": costs})
+        _write(state, {"directory": directory, "commit": commit})
         environment = {k: v for k, v in os.environ.items() if k not in _HOOK_VARIABLES}
         environment["GIT_DIR"] = str(repository.git_directory)
         environment["GIT_WORK_TREE"] = str(repository.directory.absolute())
@@ -209,9 +206,7 @@ def run(state_file: str) -> None:
             _write(state, {**request, **vars(step)})
 
     try:
-        note = evaluating.evaluate(
-            repository, request["commit"], progress=progress, costs=request["costs"]
-        )
+        note = evaluating.evaluate(repository, request["commit"], progress=progress)
     except GitMergeEvalError as error:
         _write(state, {**request, "error": str(error)})
         sys.exit(1)
