@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gitmerge_eval import __version__
 from gitmerge_eval.errors import GitMergeEvalError
-from gitmerge_eval.git import configuration, hooks, notes, programs, tracking, trailers
+from gitmerge_eval.git import configuration, hooks, note_union, notes, programs, tracking, trailers
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.git.trees import entries
 
@@ -253,17 +253,13 @@ def _notes(repository: Repository) -> Iterator[Finding]:
             f"'{spec}' makes 'git fetch' throw away the results that are only in this clone",
             f"git config --unset --fixed-value {shlex.quote(key)} {shlex.quote(spec)}",
         )
-    apart = []
-    for ref in repository.text("for-each-ref", "--format=%(refname)", "refs/notes").splitlines():
-        if ref.endswith(f"/{notes.NAME}") and ref != notes.REF:
-            merged = repository.succeeds("merge-base", "--is-ancestor", ref, notes.REF)
-            apart += [] if merged else [ref.removeprefix("refs/notes/")]
-    for name in apart:
+    for ref in note_union.apart(repository):
+        name = ref.removeprefix("refs/notes/")
         yield Finding(
             "notes",
             WARNING,
             f"results fetched as '{name}' are not united with this clone's",
-            f"run: git notes --ref={notes.NAME} merge {name}",
+            f"run: gitmerge-eval notes sync {name.removesuffix(f'/{notes.NAME}')}",
         )
 
 

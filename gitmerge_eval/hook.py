@@ -64,6 +64,7 @@ def _prepare_commit_msg(repository: Repository, arguments: list[str]) -> None:
 
 
 def _post_merge(repository: Repository, arguments: list[str]) -> None:
+    _unite_fetched(repository)
     state = trailers.read_state(repository)
     if state is not None and arguments[:1] == ["1"]:
         if repository.commit("HEAD") == state.head:
@@ -75,6 +76,21 @@ def _post_merge(repository: Repository, arguments: list[str]) -> None:
         from gitmerge_eval.evaluation import job
 
         job.after_merge(repository)
+
+
+def _unite_fetched(repository: Repository) -> None:
+    """A pull has brought other people's results: 'git log' shows those of this clone's notes."""
+    from gitmerge_eval.git import note_union
+
+    if note_union.apart(repository):
+        from gitmerge_eval import sharing
+
+        try:
+            count = sharing.unite_fetched(repository)
+        except (GitMergeEvalError, OSError) as error:
+            print(f"gitmerge-eval: fetched notes are not united: {error}", file=sys.stderr)
+        else:
+            print(f"gitmerge-eval: notes: {count} received", file=sys.stderr)
 
 
 def _post_commit(repository: Repository, arguments: list[str]) -> None:
@@ -105,11 +121,14 @@ def _keep_costs(repository: Repository, state: trailers.MergeState | None) -> No
 
 
 def _pre_push(repository: Repository, arguments: list[str]) -> None:
-    from gitmerge_eval import pushing
+    from gitmerge_eval import pushing, sharing
 
     remote = arguments[0]
     lines = sys.stdin.read().splitlines()
     pushing.push_objects(repository, remote, pushing.updates(lines))
+    said = sharing.beside_push(repository, remote, lines)
+    if said:
+        print(f"gitmerge-eval: {said}", file=sys.stderr)
 
 
 SERVED = {

@@ -11,6 +11,7 @@ from gitmerge_eval import methods, reporting
 from gitmerge_eval.evaluation import gathering
 from gitmerge_eval.evaluation.gathering import Comparison, Gathered
 from gitmerge_eval.git import notes
+from gitmerge_eval.records import canonical_json
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +76,40 @@ def test_an_unreadable_note_is_a_remark(tmp_path, monkeypatch):
         in (gathered.remarks[0])
     )
     assert reporting.report(made.repository).remarks == gathered.remarks
+
+
+def test_a_merge_that_was_reset_away_counts_no_more_and_is_named(tmp_path, monkeypatch):
+    made = reported(tmp_path / "models", monkeypatch)
+    before = gathering.gather(made.repository)
+    gone = made.repository.commit("HEAD")
+    made.repository.run("reset", "-q", "--hard", "HEAD^1")
+    after = gathering.gather(made.repository)
+    assert [r.where for r in before.results if r not in after.results] == [gone]
+    assert after.remarks == (
+        "no branch or tag has these commits any more, so that their notes do not count: "
+        f"{gone[:10]}",
+    )
+    made.repository.run("tag", "kept", gone)
+    assert len(gathering.gather(made.repository).results) == len(before.results)
+
+
+def test_fetched_notes_count_before_they_are_united(made, tmp_path):
+    other = made.copy(tmp_path / "other")
+    other.repository.run("update-ref", "refs/notes/origin/gitmerge-eval", notes.REF)
+    other.repository.run("update-ref", "-d", notes.REF)
+    found = gathering.gather(other.repository)
+    assert found.results == gathering.gather(made.repository).results
+
+
+def test_two_results_of_one_merge_that_differ_are_a_remark(tmp_path, monkeypatch):
+    made = reported(tmp_path / "models", monkeypatch)
+    before = gathering.gather(made.repository)
+    head = made.repository.commit("HEAD")
+    text = notes.read(made.repository, head)
+    record = notes.records(text)[0]
+    record["tasks"][0]["merged"] += 1
+    notes.put(made.repository, notes.REF, head, f"{text}\n{canonical_json(record)}\n")
+    found = gathering.gather(made.repository)
+    assert found.results == before.results
+    (remark,) = found.remarks
+    assert remark.startswith(f"the note of {head[:10]} has another result of the same merge")

@@ -17,6 +17,7 @@ from gitmerge_eval.cli import (
     inspection,
     reporting,
     setup,
+    sharing,
     studying,
 )
 from gitmerge_eval.errors import GitMergeEvalError
@@ -31,7 +32,7 @@ application = typer.Typer(
 )
 for room in (
     setup, inspection, declaring, evaluation, studying, benchmarking, cleaning, converting,
-    reporting, advising,
+    reporting, advising, sharing,
 ):  # fmt: skip
     room.add_to(application)
 

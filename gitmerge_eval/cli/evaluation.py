@@ -64,8 +64,7 @@ def show(
     if not notes:
         typer.echo(
             f"'{revision}' has no evaluation here; run 'gitmerge-eval evaluate {revision}', or, "
-            "where somebody else did: git fetch && git notes --ref=gitmerge-eval merge "
-            "origin/gitmerge-eval",
+            "where somebody else did, 'gitmerge-eval notes sync'",
             err=True,
         )
         raise typer.Exit(1)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from gitmerge_eval.costs import Cost
 from gitmerge_eval.errors import CheckpointError, EvaluationError
-from gitmerge_eval.evaluation import merge_costs, reporting, summaries
+from gitmerge_eval.evaluation import merge_costs, note_records, reporting, summaries
 from gitmerge_eval.evaluation.note import EvaluationNote, TaskScore
 from gitmerge_eval.evaluation.results import Results, Score, ScoreKey, open_results
 from gitmerge_eval.evaluation.scoring import scores_of
 from gitmerge_eval.evaluation.subjects import Model, Subject, models_of, subject_at
 from gitmerge_eval.evaluation.workspace import Workspace, workspace
-from gitmerge_eval.git import notes
+from gitmerge_eval.git import note_union, notes
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.records import canonical_json
 
@@ -97,22 +97,18 @@ def _cost(repository: Repository, note: EvaluationNote, commit: str) -> Cost | N
         return None
     if (measured := merge_costs.find(results_path(repository), note.spec)) is not None:
         return measured
-    earlier = notes.records(notes.read(repository, commit) or "")
+    earlier = note_union.records_of(repository, commit)
     said = (merge_costs.cost_of(r.get("cost")) for r in earlier if r.get("spec") == note.spec)
     return next((cost for cost in said if cost is not None), None)
 
 
 def show(repository: Repository, revision: str = "HEAD") -> tuple[EvaluationNote, ...]:
-    """The evaluations that the note of ``revision`` records, latest last; empty without a note.
+    """The evaluations that the note of ``revision`` records; empty without a note.
 
-    Raises GitError for an unknown revision and EvaluationError for a record of another schema.
+    Fetched notes count, too, before they are united with this clone's. Raises GitError for an
+    unknown revision and EvaluationError for a record of another schema.
     """
-    text = notes.read(repository, repository.commit(revision)) or ""
-    return tuple(
-        reporting.note_from_record(record)
-        for record in notes.records(text)
-        if str(record.get("kind", "")).startswith(reporting.KIND)
-    )
+    return note_records.evaluations(note_union.records_of(repository, revision))
 
 
 def results_path(repository: Repository) -> Path:

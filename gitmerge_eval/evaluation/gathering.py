@@ -15,7 +15,7 @@ from typing import Any
 from gitmerge_eval import methods
 from gitmerge_eval.costs import Cost
 from gitmerge_eval.errors import EvaluationError
-from gitmerge_eval.evaluation import evaluating
+from gitmerge_eval.evaluation import evaluating, note_records
 from gitmerge_eval.evaluation.correlation import Correlation, pearson
 from gitmerge_eval.evaluation.note import EvaluationNote
 from gitmerge_eval.evaluation.published import Published, open_published
@@ -207,14 +207,20 @@ def identities(checkpoints: Iterable[str]) -> tuple[str, ...]:
 def _merges(repository: Repository, remarks: list[str]) -> Iterator[Result]:
     """The evaluated merges, each model once, though its commit was amended or rebased."""
     seen = set()
-    for commit, when in _annotated(repository):
+    for commit, when in _annotated(repository, remarks):
         try:
             found = evaluating.show(repository, commit)
         except EvaluationError as error:
             remarks.append(f"the note of {commit[:10]} is left out: {error}")
             continue
+        again = note_records.differing(found)
+        if again:
+            remarks.append(
+                f"the note of {commit[:10]} has another result of the same merge on the same data; "
+                f"'gitmerge-eval show {commit[:10]}' shows both, and the first counts"
+            )
         for note in found:
-            if not note.method:
+            if not note.method or note in again:
                 continue
             models = _models(repository, commit, note)
             result = Result("merge", commit, note, models, note.cost, recorded=when)
@@ -235,15 +241,26 @@ def _models(repository: Repository, commit: str, note: EvaluationNote) -> tuple[
     return identities(found)
 
 
-def _annotated(repository: Repository) -> list[tuple[str, str]]:
-    """(commit, date) of the commits here that have a note; those that HEAD reaches first."""
-    listed = repository.run("notes", f"--ref={notes.NAME}", "list", check=False).text
-    commits = [line.split()[1] for line in listed.splitlines() if " " in line]
+def _annotated(repository: Repository, remarks: list[str]) -> list[tuple[str, str]]:
+    """(commit, date) of the commits that have a note and are in the history of a branch or tag.
+
+    Those that HEAD reaches come first. How many are in no history any more becomes a remark.
+    """
+    commits = dict.fromkeys(commit for _, commit in notes.every(repository))
     if not commits:
         return []
     asked = "\n".join(f"{commit}^{{commit}}" for commit in commits)
     known = repository.run("cat-file", "--batch-check=%(objectname)", stdin=asked).text
     here = [line for line in known.splitlines() if " " not in line]
+    kept = set(repository.text("rev-list", "--all").split())
+    forgotten = [commit for commit in here if commit not in kept]
+    if forgotten:
+        shown = ", ".join(commit[:10] for commit in forgotten[:3])
+        remarks.append(
+            "no branch or tag has these commits any more, so that their notes do not count: "
+            f"{shown}{f' and {len(forgotten) - 3} others' if len(forgotten) > 3 else ''}"
+        )
+    here = [commit for commit in here if commit in kept]
     if not here:
         return []
     dated = repository.text("log", "--no-walk=unsorted", "--format=%H %cI", *here, "--")

@@ -1,0 +1,38 @@
+"""``notes``: results exchanged with a remote."""
+
+from __future__ import annotations
+
+import typer
+
+from gitmerge_eval.cli.output import print_json
+
+notes = typer.Typer(help="Exchange results with the clones of others.", no_args_is_help=True)
+
+
+def add_to(application: typer.Typer) -> None:
+    """Register the commands."""
+    application.add_typer(notes, name="notes")
+
+
+@notes.command()
+def sync(
+    remote: str = typer.Argument("", help="A remote; the one that this branch is pushed to."),
+    dry_run: bool = typer.Option(False, "--dry-run", "-n", help="Say what would be exchanged."),
+    as_json: bool = typer.Option(False, "--json", help="Machine-readable."),
+) -> None:
+    """Fetch the remote's notes, unite them with this clone's, and push the result.
+
+    Where both sides evaluated the same merge, the results of both stay. Nothing is ever forced.
+    """
+    from dataclasses import asdict
+
+    from gitmerge_eval import sharing
+    from gitmerge_eval.git.repository import Repository
+
+    done = sharing.sync(Repository.here(), remote, dry_run=dry_run)
+    for notice in done.notices:
+        typer.echo(f"note: {notice}", err=True)
+    if as_json:
+        print_json(asdict(done))
+    else:
+        print(f"{'would be: ' if dry_run else ''}{sharing.said(done)}")
