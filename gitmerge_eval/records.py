@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from gitmerge_eval.costs import Cost
+from gitmerge_eval.differences import Differences
 from gitmerge_eval.errors import InvalidOption, UnknownName
 from gitmerge_eval.hyperparameters import Hyperparameter
 
@@ -135,6 +136,11 @@ class MergeMethod:
     group under each of the values, in their order, by shared work: bit for bit where the method is
     elementwise, else within 1e-6. The values ascend; neither needs nor scalars depend on them. The
     first hyperparameter is the one that a sweep varies unless it is told otherwise."""
+    differences: Callable[[Sequence[bool], Mapping[str, Any]], Differences | None] = (
+        lambda changed, options: None
+    )
+    """``(changed, options)``: the kernel as a formula that there is a loop for, bit for bit; None
+    where it is another. ``changed`` is a group's."""
     needs_base: Callable[[Mapping[str, Any]], bool] = lambda options: False
     """Whether the base is needed under these options."""
     statistics: Callable[[Mapping[str, Any]], tuple[str, ...]] = lambda options: ()

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "gitmerge_eval"
 LAYERS = [
-    {"records", "costs", "errors", "hyperparameters"},
+    {"records", "costs", "differences", "errors", "hyperparameters"},
     {"compiled"},
     {"methods", "statistics"},
     {"checkpoints", "benchmarks", "git"},
@@ -18,7 +18,7 @@ LAYERS = [
     {"bench"},
 ]
 KNOWN = set().union(*LAYERS)
-STANDARD_LIBRARY_ONLY = {"records", "costs", "errors", "hyperparameters"}
+STANDARD_LIBRARY_ONLY = {"records", "costs", "differences", "errors", "hyperparameters"}
 TORCH_ONLY = {"methods", "statistics"}
 ARRAYS = ("methods", "_arrays.py")
 """The one module there that knows NumPy, too, and imports either when it meets an array of it."""

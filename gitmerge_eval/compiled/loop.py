@@ -14,8 +14,8 @@ from typing import Any
 
 from llvmlite import binding, ir
 
-I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
-F64 = ir.DoubleType()
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+F32, F64 = ir.FloatType(), ir.DoubleType()
 
 _compiling = threading.RLock()
 
@@ -77,3 +77,30 @@ def store(build: Any, value: Any, pointer: Any, index: Any) -> None:
     """The value, to the ``index``-th element of the pointer's and on."""
     address = build.gep(pointer, [I64(index) if isinstance(index, int) else index])
     build.store(value, build.bitcast(address, value.type.as_pointer()), align=1)
+
+
+class Loop:
+    """What is built between its beginning and :meth:`end` runs ``count`` times, at least once."""
+
+    def __init__(self, build: Any, count: Any, *carried: Any) -> None:
+        """``carried`` are the first time's values of what each time leaves to the next."""
+        self._build, self._count = build, count
+        before, self._body = build.block, build.append_basic_block()
+        build.branch(self._body)
+        build.position_at_end(self._body)
+        self.number = build.phi(I64)
+        self.number.add_incoming(I64(0), before)
+        self.carried = [build.phi(value.type) for value in carried]
+        for phi, value in zip(self.carried, carried, strict=True):
+            phi.add_incoming(value, before)
+
+    def end(self, *carried: Any) -> None:
+        """What is built next comes after the loop, in which ``carried`` are the last values."""
+        build, here = self._build, self._build.block
+        following = build.add(self.number, I64(1))
+        self.number.add_incoming(following, here)
+        for phi, value in zip(self.carried, carried, strict=True):
+            phi.add_incoming(value, here)
+        after = build.append_basic_block()
+        build.cbranch(build.icmp_signed("<", following, self._count), self._body, after)
+        build.position_at_end(after)

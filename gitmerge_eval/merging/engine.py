@@ -15,11 +15,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from gitmerge_eval.checkpoints import bridge
 from gitmerge_eval.checkpoints.chunks import Chunk, grid
 from gitmerge_eval.checkpoints.dtypes import BY_NAME
 from gitmerge_eval.checkpoints.lfs import ObjectStore
@@ -31,7 +30,8 @@ from gitmerge_eval.merging.inputs import GroupReader, Inputs, Slot, inside
 from gitmerge_eval.merging.lanes import Lanes, free_bytes
 from gitmerge_eval.merging.merged_group import NO_VALUE, Family, MergedGroup, Place, united
 from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan, working_bytes
-from gitmerge_eval.merging.precision import finite, stored, widened
+from gitmerge_eval.merging.precision import finite, stored
+from gitmerge_eval.merging.quick_sums import quick_sum
 from gitmerge_eval.merging.threads import one_thread_each, threads, without_warnings
 from gitmerge_eval.records import (
     Outcome,
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
     from torch import Tensor
-
-    from gitmerge_eval.records import Array
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
@@ -241,20 +239,9 @@ class Engine:
     ) -> Iterator[ParameterGroup]:
         """The group's tiles in one chunk, in the dtype of sums."""
         group, reader, chunk = work
-        slots = reader.slots
-        accumulate, any_arrays = self.plan.spec.accumulate, self.plan.method.arrays == "any"
         with inside(f"group '{group.name}' of '{self.plan.spec.path}'"):
             for tile in reader.tiles(chunk, tiles.TILE):
-
-                def load(slot: Slot | None, tile: tiles.Tile = tile) -> Array:
-                    array = tile.arrays[(slot or slots.constituents[0]).key]
-                    if slot is None:
-                        values = np.zeros(array.shape, accumulate)
-                    else:
-                        values = widened(array, accumulate, slot.where)
-                    return cast("Array", values) if any_arrays else bridge.to_torch(values)
-
-                yield self.inputs.group(group, slots, load, scalars, tile.positions)
+                yield self.inputs.tile(group, reader.slots, tile, scalars)
 
     def _merge_tiles_on_demand(
         self, group: GroupPlan, scalars: Mapping[str, tuple[float, ...]], own: Iterable[Scalar]
@@ -277,17 +264,28 @@ class Engine:
         if self.place is None:
             arrays = [self._room(group.record) for _ in arrays]
 
+        slots = self.inputs.slots(group)
+        changed = self.inputs.changed(group, slots)
+        quick = quick_sum(self.plan, self.family, slots, changed, dtype)
+
+        def of_tile(tile: tiles.Tile) -> Iterator[tuple[NDArray[Any], Outcome]]:
+            sums = quick(tile) if quick else None
+            if sums is not None:
+                yield from ((part, Outcome(NO_VALUE)) for part in sums)
+                return
+            for outcome in self._outcomes(self.inputs.tile(group, slots, tile, scalars)):
+                yield stored(outcome.value, dtype), replace(outcome, value=NO_VALUE)
+
         def of_chunk(work: _Work) -> list[Outcome]:
+            _, reader, chunk = work
             outcomes = []
-            for tile in self._tiles(work, scalars):
-                assert tile.positions is not None
-                for number, outcome in enumerate(self._outcomes(tile)):
-                    part = stored(outcome.value, dtype)
+            for tile in reader.tiles(chunk, tiles.TILE):
+                for number, (part, outcome) in enumerate(of_tile(tile)):
                     if self.place is None:
                         tiles.put(arrays[number], tile.positions, part)
                     else:
                         self.place(group, number, tile.positions, part)
-                    outcomes.append(replace(outcome, value=NO_VALUE))
+                    outcomes.append(outcome)
             return outcomes
 
         parts = [p for chunk in self._ahead(of_chunk, self._chunks((group,))) for p in chunk]

@@ -10,10 +10,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 
+from gitmerge_eval.checkpoints import bridge
 from gitmerge_eval.checkpoints.checkpoint import Checkpoint
 from gitmerge_eval.checkpoints.chunks import Chunk, chunk_shape, grid
 from gitmerge_eval.checkpoints.dtypes import BY_NAME
@@ -29,6 +30,7 @@ from gitmerge_eval.errors import (
 )
 from gitmerge_eval.merging import tiles
 from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan
+from gitmerge_eval.merging.precision import widened
 from gitmerge_eval.merging.sources import Source, StatisticSource
 from gitmerge_eval.merging.tiles import Tile
 from gitmerge_eval.records import ParameterGroup, Positions
@@ -220,13 +222,11 @@ class Inputs:
         positions: Positions | None = None,
     ) -> ParameterGroup:
         """What the kernel sees; ``load`` gives a slot's tensor, or that part of it."""
-        plan = self.plan
-        original = plan.base.metadata.groups[group.name].object_id if plan.base else None
         return ParameterGroup(
             name=group.name,
             constituents=Sequenced(slots.constituents, load),
-            identities=tuple(source.blob for source in plan.constituents),
-            changed=tuple(slot.key != original for slot in slots.constituents),
+            identities=tuple(source.blob for source in self.plan.constituents),
+            changed=self.changed(group, slots),
             base=load(slots.base) if slots.base else None,
             statistics={kind: Sequenced(found, load) for kind, found in slots.statistics.items()},
             scalars=scalars,
@@ -234,6 +234,32 @@ class Inputs:
             input_axis=self._input_axis(group.name),
             positions=positions,
         )
+
+    def tile(
+        self,
+        group: GroupPlan,
+        slots: Slots,
+        tile: Tile,
+        scalars: Mapping[str, tuple[float, ...]],
+    ) -> ParameterGroup:
+        """:meth:`group` of a tile, in the dtype of sums."""
+        accumulate, any_arrays = self.plan.spec.accumulate, self.plan.method.arrays == "any"
+
+        def load(slot: Slot | None) -> Tensor:
+            array = tile.arrays[(slot or slots.constituents[0]).key]
+            if slot is None:
+                values = np.zeros(array.shape, accumulate)
+            else:
+                values = widened(array, accumulate, slot.where)
+            return cast("Tensor", values) if any_arrays else bridge.to_torch(values)
+
+        return self.group(group, slots, load, scalars, tile.positions)
+
+    def changed(self, group: GroupPlan, slots: Slots) -> tuple[bool, ...]:
+        """Whether each constituent's tensor differs from the base's."""
+        base = self.plan.base
+        original = base.metadata.groups[group.name].object_id if base else None
+        return tuple(slot.key != original for slot in slots.constituents)
 
     def _input_axis(self, name: str) -> int:
         for source in self.plan.constituents:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from gitmerge_eval.differences import Differences
 from gitmerge_eval.methods import _arrays as arrays
 
 if TYPE_CHECKING:
@@ -20,47 +21,59 @@ _BLOCK = 1 << 18
 def combination(
     tensors: Sequence[Array], coefficients: Sequence[float], *, total: float | None = None
 ) -> Array:
-    """Σ c_i x_i, computed as s·x_r + Σ c_i (x_i - x_r) with s = Σ c_i and c_r the largest; where
-    all c_i are c, as s·x_r + c Σ (x_i - x_r).
-
-    Fine-tuned models are near one another, so that the differences are almost exact and the sum is
-    good to about one rounding. Equal tensors with s = 1 give themselves. ``total`` is s where it is
-    known better than by adding up. Two tensors with one coefficient give (x_1 + x_2)·c, which does
-    not depend on their order.
+    """Σ c_i x_i as :func:`as_differences`; of two tensors with one coefficient (x_1 + x_2)·c, which
+    does not depend on their order.
 
     May return one of ``tensors`` itself.
     """
-    if len(tensors) == 2 and coefficients[0] == coefficients[1]:
+    form = as_differences(coefficients, total=total)
+    if form is None:
         result = tensors[0] + tensors[1]
         result *= coefficients[0]
         return result
-    largest = max(range(len(tensors)), key=lambda i: coefficients[i])
-    reference = tensors[largest]
+    assert form.reference is not None
+    return evaluated(form, tensors[form.reference], tensors)
+
+
+def as_differences(
+    coefficients: Sequence[float], *, total: float | None = None
+) -> Differences | None:
+    """Σ c_i x_i as s·x_r + Σ c_i (x_i - x_r) with s = Σ c_i and c_r the largest; where all c_i are
+    c, as s·x_r + c Σ (x_i - x_r). None for two tensors with one coefficient.
+
+    Fine-tuned models are near one another, so that the differences are almost exact and the sum is
+    good to about one rounding. Equal tensors with s = 1 give themselves. ``total`` is s where it is
+    known better than by adding up.
+    """
+    if len(coefficients) == 2 and coefficients[0] == coefficients[1]:
+        return None
+    largest = max(range(len(coefficients)), key=lambda i: coefficients[i])
     whole = sum(coefficients) if total is None else total
-    result = reference if whole == 1 else reference * whole
-    if len(set(coefficients)) == 1 and coefficients[0]:
-        others = (tensors[i] - reference for i in range(len(tensors)) if i != largest)
-        return add_scaled(result, others, coefficients[0])
-    difference = None
-    for i, coefficient in enumerate(coefficients):
-        if i != largest and coefficient != 0:
-            part = tensors[i] - reference
+    others = tuple((i, c) for i, c in enumerate(coefficients) if i != largest and c != 0)
+    if len(set(coefficients)) > 1:
+        return Differences(largest, others, whole=whole)
+    return Differences(largest, tuple((i, 1.0) for i, _ in others), coefficients[0], whole)
+
+
+def evaluated(form: Differences, reference: Array, constituents: Sequence[Array]) -> Array:
+    """What ``form`` says, with its reference and terms; the reference itself where s is 1 and there
+    are no terms. A multiplication by 1, which changes nothing, is left out."""
+    result = reference if form.whole == 1 else reference * form.whole
+    total = None
+    for i, coefficient in form.terms:
+        part = constituents[i] - reference
+        if coefficient != 1:
             part *= coefficient
-            difference = part if difference is None else _add(difference, part)
-    return result if difference is None else _add(difference, result)
-
-
-def add_scaled(base: Array, vectors: Iterable[Array], factor: float) -> Array:
-    """θ_p + factor · Σ v_i, with vectors that may be overwritten; the base where there are none."""
-    total = summed(vectors)
+        total = part if total is None else _add(total, part)
     if total is None:
-        return base
-    total *= factor
-    return _add(total, base)
+        return result
+    if form.factor != 1:
+        total *= form.factor
+    return _add(total, result)
 
 
 def added_at(base: Array, vector: Array | None, factors: Iterable[float]) -> Iterator[Array]:
-    """θ_p + λ v for each factor λ, by the operations of :func:`add_scaled`; the base without v."""
+    """θ_p + λ v for each factor λ, by the operations of :func:`evaluated`; the base without v."""
     for factor in factors:
         yield base if vector is None else _add(vector * factor, base)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from gitmerge_eval.differences import Differences
 from gitmerge_eval.errors import MissingBase
 from gitmerge_eval.methods._random import kept
-from gitmerge_eval.methods._sums import add_scaled, added_at, summed
+from gitmerge_eval.methods._sums import added_at, evaluated, summed
 from gitmerge_eval.records import ParameterGroup
 
 if TYPE_CHECKING:
@@ -34,12 +35,20 @@ def task_vector(group: ParameterGroup, index: int) -> Array:
     return group.constituents[index] - base_of(group)
 
 
-def add_task_vectors(group: ParameterGroup, scale: float) -> Array:
-    """θ_p + λ Σ τ_i; with λ = 1 and one constituent that changed, that constituent itself."""
-    moved = changed(group)
+def sum_of_task_vectors(changed: Sequence[bool], scale: float) -> Differences:
+    """θ_p + λ Σ τ_i over the constituents that changed; with λ = 1 and one of them, that one."""
+    moved = tuple(i for i, is_changed in enumerate(changed) if is_changed)
     if scale == 1 and len(moved) == 1:
-        return group.constituents[moved[0]]
-    return add_scaled(base_of(group), (task_vector(group, i) for i in moved), scale)
+        return Differences(moved[0], ())
+    return Differences(None, tuple((i, 1.0) for i in moved), scale)
+
+
+def add_task_vectors(group: ParameterGroup, scale: float) -> Array:
+    """What :func:`sum_of_task_vectors` says of the group."""
+    form = sum_of_task_vectors(group.changed, scale)
+    if form.reference is not None:
+        return group.constituents[form.reference]
+    return evaluated(form, base_of(group), group.constituents)
 
 
 def add_task_vectors_at(group: ParameterGroup, scales: Sequence[float]) -> Iterator[Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gitmerge_eval.methods._options import WEIGHTS, normalised
-from gitmerge_eval.methods._sums import combination
+from gitmerge_eval.methods._sums import as_differences, combination
 from gitmerge_eval.records import MergeMethod, ParameterGroup
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ METHOD = MergeMethod(
     arrays="any",
     reference="Choshen et al. 2022, arXiv 2204.03044; Wortsman et al. 2022, arXiv 2203.05482",
     hyperparameters=(WEIGHTS,),
+    differences=lambda changed, options: as_differences(
+        normalised(options["weights"], len(changed)), total=1.0
+    ),
     merging_flops=lambda shape, options: shape.models * shape.inputs * shape.outputs,
     flops_formula="M·dk",
 )

@@ -6,7 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from gitmerge_eval.methods._options import scale as scale_option
-from gitmerge_eval.methods._task_vectors import add_task_vectors, add_task_vectors_at
+from gitmerge_eval.methods._task_vectors import (
+    add_task_vectors,
+    add_task_vectors_at,
+    sum_of_task_vectors,
+)
 from gitmerge_eval.records import MergeMethod, ParameterGroup
 
 if TYPE_CHECKING:
@@ -43,6 +47,7 @@ METHOD = MergeMethod(
     reference="Ilharco et al. 2023, arXiv 2212.04089",
     hyperparameters=(scale_option(DEFAULT_SCALE, "the factor of the summed task vectors"),),
     sweeps={"scale": over_scales},
+    differences=lambda changed, options: sum_of_task_vectors(changed, options["scale"]),
     needs_base=lambda options: True,
     merging_flops=lambda shape, options: (2 * shape.models + 1) * shape.inputs * shape.outputs,
     flops_formula="(2M+1)·dk",
