@@ -16,6 +16,7 @@ from gitmerge_eval.cli import (
     evaluation,
     inspection,
     reporting,
+    seeing,
     setup,
     sharing,
     studying,
@@ -32,7 +33,7 @@ application = typer.Typer(
 )
 for room in (
     setup, inspection, declaring, evaluation, studying, benchmarking, cleaning, converting,
-    reporting, advising, sharing,
+    reporting, advising, sharing, seeing,
 ):  # fmt: skip
     room.add_to(application)
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from gitmerge_eval import methods, statistics
-from gitmerge_eval.errors import EvaluationError
-from gitmerge_eval.evaluation import evaluating
 from gitmerge_eval.evaluation.gathering import Result
-from gitmerge_eval.evaluation.note import EvaluationNote
-from gitmerge_eval.evaluation.reporting import STATUSES, options_text
-from gitmerge_eval.evaluation.subjects import merge_of_ours
+from gitmerge_eval.evaluation.reporting import STATUSES
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.git.trailers import METHOD, MergeTrailers
+from gitmerge_eval.inspecting.history import ModelMerge, merges, method_text
 from gitmerge_eval.records import MergeMethod
 from gitmerge_eval.report.content import Column, Row, Section, Table, Trace, listed
 
@@ -55,23 +51,15 @@ def _needs(method: MergeMethod) -> Row:
 def history(repository: Repository) -> tuple[Section, list[Result]]:
     """The merges of models that HEAD has, latest first, and their results."""
     name, title = "history", "Merges on this branch"
-    listing = repository.run(
-        "log", f"--grep=^{METHOD}: ", f"--max-count={MOST_MERGES}", "--format=%H%x00%cs%x00%s",
-        check=False,
-    ).text  # fmt: skip
     rows, results = [], []
-    for line in listing.splitlines():
-        commit, date, subject = line.split("\0", 2)
-        merge = merge_of_ours(repository, commit)
-        if merge is None:
-            continue
-        note = _note(repository, commit)
+    known = repository.succeeds("rev-parse", "--verify", "--quiet", "HEAD")
+    for merge in merges(repository, limit=MOST_MERGES) if known else ():
         traces: tuple[Trace, ...] = ()
-        if note is not None:
-            result = Result("merge", commit, note, recorded=date)
+        if merge.note is not None:  # of one that cannot be read, gathering makes a remark
+            result = Result("merge", merge.commit, merge.note, recorded=merge.date)
             results.append(result)
             traces = (Trace.of(result),)
-        rows.append(Row(_merge_cells(commit, date, subject, merge, note), traces))
+        rows.append(Row(_merge_cells(merge), traces))
     if not rows:
         return Section(
             name, title, missing="This branch has no merge of models.",
@@ -91,26 +79,13 @@ def history(repository: Repository) -> tuple[Section, list[Result]]:
     return Section(name, title, text, tables=(table,)), results
 
 
-def _note(repository: Repository, commit: str) -> EvaluationNote | None:
-    try:
-        found = evaluating.show(repository, commit)
-    except EvaluationError:
-        return None  # gathering makes a remark of it
-    return next((note for note in reversed(found) if note.split == "test"), None)
-
-
-def _merge_cells(
-    commit: str, date: str, subject: str, merge: MergeTrailers, note: EvaluationNote | None
-) -> tuple[object, ...]:
-    own = methods.load().get(merge.method)
-    known = {p.option: p.default for p in own.hyperparameters} if own else {}
-    changed = {k: v for k, v in merge.options.items() if k in known and v != known[k]}
-    method = f"{merge.method} ({options_text(changed)})" if changed else merge.method
-    method += ", chosen by a sweep" if merge.sweep else ""
+def _merge_cells(merge: ModelMerge) -> tuple[object, ...]:
+    note = merge.note
     scores = [
         value
         for status in STATUSES
         for value in ((note.average(status), note.normalised(status)) if note else (None, None))
     ]
-    names = listed([name for _, name in merge.constituents])
-    return (date, commit[:10], subject, method, names, *scores)
+    names = listed([name for _, name in merge.trailers.constituents])
+    method = method_text(merge.trailers)
+    return (merge.date, merge.commit[:10], merge.subject, method, names, *scores)
