@@ -27,7 +27,7 @@ from gitmerge_eval.merging.computing import Progress, compute, silent
 from gitmerge_eval.merging.devices import DEFAULT_RESOURCES, Resources
 from gitmerge_eval.merging.models import is_plain, single_of
 from gitmerge_eval.merging.planning import CheckpointPlan, plan_checkpoint
-from gitmerge_eval.merging.sources import open_source
+from gitmerge_eval.merging.sources import Source, open_source
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,12 @@ def verify(
                 f"'{path}' is {(actual or 'absent')[:10]}, but its trailer Merge-Model says "
                 f"{blob[:10]}: the model was changed after the merge, or the trailers were copied"
             )
-    for path in _models(repository, record, commit):
+    for path in models_of(repository, record, commit):
         findings.append(_recompute(repository, record, path, commit, resources, fresh, progress))
     return Verification(commit, tuple(findings), tuple(problems))
 
 
-def _models(repository: Repository, record: MergeTrailers, commit: str) -> list[str]:
+def models_of(repository: Repository, record: MergeTrailers, commit: str) -> list[str]:
     """The models that the trailers speak of and the commit has, by the paths they go by."""
     specified = [path for _, path in record.specs]
     listed = specified or [path for _, path in record.models if not is_plain(path)]
@@ -191,6 +191,16 @@ def plan_from(
     chosen = merge_options.parse(
         [("method", record.method), *((name, _text(value)) for name, value in options.items())]
     )
+    base, sources = sources_from(repository, record, path, merge)
+    sources = [s for s in sources if base is None or not s.equals(base)]
+    return plan_checkpoint(repository, path, chosen, base, sources, accumulate)
+
+
+def sources_from(
+    repository: Repository, record: MergeTrailers, path: str, merge: str
+) -> tuple[Source | None, list[Source]]:
+    """The base and the constituents of the model at ``path`` of ``merge``, as its trailers name
+    them; GitError where one is not in this clone."""
     base = None
     for commit in record.bases:
         _require(repository, commit, "the base")
@@ -202,8 +212,7 @@ def plan_from(
         there = _path_in(repository, commit, path, merge)
         if there is not None:
             sources.append(open_source(repository, commit, there, name))
-    sources = [s for s in sources if base is None or not s.equals(base)]
-    return plan_checkpoint(repository, path, chosen, base, sources, accumulate)
+    return base, sources
 
 
 def _require(repository: Repository, commit: str, what: str) -> None:

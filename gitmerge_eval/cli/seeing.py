@@ -6,15 +6,21 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from gitmerge_eval.cli.output import print_json
+from gitmerge_eval.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
+    from gitmerge_eval.inspecting.contributions import Contributions, Share
     from gitmerge_eval.inspecting.history import ModelMerge
+
+
+MOST_COLUMNS = 6
+"""Constituents that get a column each beside the modules."""
 
 
 def add_to(application: typer.Typer) -> None:
     """Register the commands."""
     application.command()(log)
+    application.command()(contributions)
 
 
 def log(
@@ -63,3 +69,87 @@ def _described(merge: ModelMerge) -> list[str]:
             f"{tasks} of both"
         )
     return lines
+
+
+def contributions(
+    revision: str = typer.Argument("HEAD", help="A merge of models."),
+    heads: list[str] = typer.Option(
+        [], "--heads", help="A branch that would be merged into HEAD, instead; repeat it."
+    ),
+    base: str = typer.Option("", "--base", help="With --heads: the revision that is the base."),
+    every_module: bool = typer.Option(
+        False, "--modules", help="Every constituent in every module, not only what stands out."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Machine-readable."),
+) -> None:
+    """Say what each constituent gave to a merge, module by module, and mark what stands out."""
+    from gitmerge_eval import startup
+
+    startup.prepare()
+    from gitmerge_eval.cli import progress
+    from gitmerge_eval.git.repository import Repository
+    from gitmerge_eval.inspecting import contributions as inspecting
+
+    repository = Repository.here()
+    with progress.bar() as show:
+        if heads:
+            found = inspecting.of_heads(repository, heads, base=base or None, progress=show)
+        else:
+            found = inspecting.of_merge(repository, revision, progress=show)
+    if as_json:
+        print_json([one.as_dict() for one in found])
+        return
+    for one in found:
+        _print_contributions(one, every_module)
+
+
+def _print_contributions(found: Contributions, every_module: bool) -> None:
+    from gitmerge_eval.inspecting.contributions import WHOLE
+
+    print(f"{found.path}: {found.groups} parameter groups, base {found.base[:10] or 'zero'}")
+    kinds = sorted(
+        {kind for shares in found.modules.values() for s in shares for kind in s.weights}
+    )
+    columns = (
+        "module", "constituent", "norm", "share", "cosine to sum", "sign conflict",
+        *kinds, "largest", "remarkable",
+    )  # fmt: skip
+    rows = [(m, s) for m, shares in found.modules.items() for s in shares]
+    whole = [(m, s) for m, s in rows if every_module or m == WHOLE]
+    print_table(columns, (_row(m, s, kinds) for m, s in whole))
+    if not every_module and len(found.constituents) <= MOST_COLUMNS:
+        cells = ((m, *map(_cell, shares)) for m, shares in found.modules.items() if m != WHOLE)
+        title = "share of the norms, cosine to the sum; ! where something is remarkable"
+        print_table(("module", *found.constituents), cells, title=title)
+    standing_out = [(m, s) for m, s in found.marked if m != WHOLE]
+    if standing_out and not every_module:
+        rows_of = (_row(m, s, kinds) for m, s in standing_out)
+        print_table(columns, rows_of, title="remarkable in a module")
+    if not found.marked:
+        few = len(found.constituents) < 3
+        print(f"nothing stands out{'; of so few little can be told' if few else ''}")
+    for remark in found.remarks:
+        print(f"note: {remark}")
+
+
+def _cell(share: Share) -> str:
+    cosine = "-" if share.cosine is None else f"{share.cosine:.2f}"
+    return f"{_percent(share.share)} {cosine}{' !' if share.marks else ''}"
+
+
+def _row(module: str, share: Share, kinds: list[str]) -> tuple[str, ...]:
+    return (
+        module,
+        share.constituent,
+        f"{share.norm:.4g}",
+        _percent(share.share),
+        "-" if share.cosine is None else f"{share.cosine:.3f}",
+        _percent(share.conflict),
+        *(_percent(share.weights.get(kind)) for kind in kinds),
+        f"{share.largest:.3g}",
+        "; ".join(share.marks),
+    )
+
+
+def _percent(part: float | None) -> str:
+    return "-" if part is None else f"{100 * part:.1f} %"

@@ -81,52 +81,16 @@ class Slots:
         return tuple({slot.key: slot for slot in reversed(listed)}.values())[::-1]
 
 
-class Inputs:
-    """The stored tensors of a plan's groups."""
+class Readers:
+    """Stored tensors, opened where they are asked for; each object's hash is checked once."""
 
-    def __init__(self, plan: CheckpointPlan, store: ObjectStore) -> None:
-        self.plan = plan
+    def __init__(self, store: ObjectStore) -> None:
         self.store = store
         self._checked: dict[str, Path] = {}
         self._checking: dict[str, Lock] = {}
         self._products: dict[str, ProductArray] = {}
         self._readers: set[GroupReader] = set()
         self._lock = Lock()
-
-    def slots(self, group: GroupPlan) -> Slots:
-        """What the group's kernel gets; StaleStatistic where only some constituents have one."""
-        plan, name = self.plan, group.name
-        return Slots(
-            constituents=tuple(_slot(s, name, f"branch '{s.label}'") for s in plan.constituents),
-            base=_slot(plan.base, name, "the base") if plan.base and plan.reads_base else None,
-            references={
-                key: _slot(source, name, f"'{source.label}'")
-                for key, source in plan.references.items()
-                if name in source.metadata.groups
-            },
-            statistics={kind: s for kind in plan.statistics if (s := self._statistic(group, kind))},
-        )
-
-    def _statistic(self, group: GroupPlan, kind: str) -> tuple[Slot | None, ...]:
-        """One statistic of all constituents; empty where the group has none and needs none."""
-        plan = self.plan
-        slots = [_statistic_slot(source.label, source.statistics[kind], group.name)
-                 for source in plan.constituents]  # fmt: skip
-        needed = kind in plan.method.statistics(plan.options)
-        if needed and None in slots and any(slots):
-            lacking = plan.constituents[slots.index(None)].label
-            raise StaleStatistic(
-                f"the statistic '{kind}' of '{lacking}' has nothing for this group while "
-                f"others have; compute it again with 'gitmerge-eval stats {kind}'"
-            )
-        shape = plan.constituents[0].metadata.groups[group.name].shape
-        for slot in slots:
-            if slot and plan.method.elementwise and slot.record.shape != shape:
-                raise StaleStatistic(
-                    f"{slot.where} has the shape {list(slot.record.shape)} for a group of "
-                    f"{list(shape)}; compute it again with 'gitmerge-eval stats {kind}'"
-                )
-        return tuple(slots) if any(slots) or not needed else ()
 
     def check(self, slot: Slot) -> None:
         """Compare the slot's objects with their hashes: once, from however many threads.
@@ -213,6 +177,49 @@ class Inputs:
             self._readers.discard(reader)
         self.store.keep_checked()
 
+
+class Inputs(Readers):
+    """The stored tensors of a plan's groups."""
+
+    def __init__(self, plan: CheckpointPlan, store: ObjectStore) -> None:
+        super().__init__(store)
+        self.plan = plan
+
+    def slots(self, group: GroupPlan) -> Slots:
+        """What the group's kernel gets; StaleStatistic where only some constituents have one."""
+        plan, name = self.plan, group.name
+        return Slots(
+            constituents=tuple(_slot(s, name, f"branch '{s.label}'") for s in plan.constituents),
+            base=_slot(plan.base, name, "the base") if plan.base and plan.reads_base else None,
+            references={
+                key: _slot(source, name, f"'{source.label}'")
+                for key, source in plan.references.items()
+                if name in source.metadata.groups
+            },
+            statistics={kind: s for kind in plan.statistics if (s := self._statistic(group, kind))},
+        )
+
+    def _statistic(self, group: GroupPlan, kind: str) -> tuple[Slot | None, ...]:
+        """One statistic of all constituents; empty where the group has none and needs none."""
+        plan = self.plan
+        slots = [_statistic_slot(source.label, source.statistics[kind], group.name)
+                 for source in plan.constituents]  # fmt: skip
+        needed = kind in plan.method.statistics(plan.options)
+        if needed and None in slots and any(slots):
+            lacking = plan.constituents[slots.index(None)].label
+            raise StaleStatistic(
+                f"the statistic '{kind}' of '{lacking}' has nothing for this group while "
+                f"others have; compute it again with 'gitmerge-eval stats {kind}'"
+            )
+        shape = plan.constituents[0].metadata.groups[group.name].shape
+        for slot in slots:
+            if slot and plan.method.elementwise and slot.record.shape != shape:
+                raise StaleStatistic(
+                    f"{slot.where} has the shape {list(slot.record.shape)} for a group of "
+                    f"{list(shape)}; compute it again with 'gitmerge-eval stats {kind}'"
+                )
+        return tuple(slots) if any(slots) or not needed else ()
+
     def group(
         self,
         group: GroupPlan,
@@ -274,7 +281,7 @@ class GroupReader:
     """All tensors of a group, side by side: open from the first to the last chunk of one pass."""
 
     def __init__(
-        self, inputs: Inputs, slots: Slots, chunks: int, closed: Callable[[GroupReader], None]
+        self, inputs: Readers, slots: Slots, chunks: int, closed: Callable[[GroupReader], None]
     ) -> None:
         self.slots = slots
         self._inputs = inputs

@@ -25,11 +25,16 @@ def widened(array: NDArray[Any], accumulate: str, where: str) -> NDArray[Any]:
     Raises NonFiniteValue, naming ``where``, if one is NaN or infinite. NumPy's warnings of such
     values are the caller's to silence, once for many tiles.
     """
-    values = _readable(array).astype(accumulate, copy=False)
+    values = wide(array, accumulate)
     # A float32 is as finite as the float64 that it becomes, and read in half the time.
     if not np.isfinite(array if array.dtype == np.float32 else values).all():
         raise _non_finite(where)
     return values
+
+
+def wide(array: NDArray[Any], accumulate: str) -> NDArray[Any]:
+    """:func:`widened`, whatever the values are."""
+    return _readable(array).astype(accumulate, copy=False)
 
 
 def finite(tensor: Tensor, where: str) -> Tensor:
