@@ -9,6 +9,7 @@ import typer
 from gitmerge_eval.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
+    from gitmerge_eval.inspecting.comparison import Difference, ModelComparison
     from gitmerge_eval.inspecting.contributions import Contributions, Share
     from gitmerge_eval.inspecting.history import ModelMerge
 
@@ -20,6 +21,7 @@ MOST_COLUMNS = 6
 def add_to(application: typer.Typer) -> None:
     """Register the commands."""
     application.command()(log)
+    application.command()(compare)
     application.command()(contributions)
 
 
@@ -69,6 +71,84 @@ def _described(merge: ModelMerge) -> list[str]:
             f"{tasks} of both"
         )
     return lines
+
+
+def compare(
+    a: str = typer.Argument(help="A revision."),
+    b: str = typer.Argument(help="Another one."),
+    base: str = typer.Option(
+        "", "--base", help="Where their task vectors are from; else their merge base."
+    ),
+    checkpoint: str = typer.Option("", "--checkpoint", help="Only this one of several models."),
+    groups: bool = typer.Option(False, "--groups", help="Every group that differs."),
+    as_json: bool = typer.Option(False, "--json", help="Machine-readable."),
+) -> None:
+    """Compare two revisions task by task and module by module: norms, cosines, sign conflicts."""
+    from gitmerge_eval import startup
+
+    startup.prepare()
+    from gitmerge_eval.cli import progress
+    from gitmerge_eval.git.repository import Repository
+    from gitmerge_eval.inspecting import comparison
+
+    with progress.bar() as show:
+        found = comparison.compare(
+            Repository.here(), a, b,
+            base=base or None, checkpoint=checkpoint or None, progress=show,
+        )  # fmt: skip
+    if as_json:
+        print_json(found.as_dict())
+        return
+    print(f"A {found.a[:10]} {a}\nB {found.b[:10]} {b}")
+    if found.base:
+        print(f"base {found.base[:10]}")
+    for benchmark, split in dict.fromkeys((pair.benchmark, pair.split) for pair in found.scores):
+        pairs = [p for p in found.scores if (p.benchmark, p.split) == (benchmark, split)]
+        rows = ((p.task, p.status, f"{p.a:.2f}", f"{p.b:.2f}", f"{p.difference:+.2f}")
+                for p in pairs)  # fmt: skip
+        print_table(("task", "status", "A", "B", "B-A"), rows, title=f"{benchmark}, {split} split")
+    if not found.scores:
+        print("no task that both were scored on; 'gitmerge-eval evaluate <revision>' scores one")
+    for model in found.models:
+        _print_model(model, groups)
+    for remark in found.remarks:
+        print(f"note: {remark}")
+
+
+def _print_model(model: ModelComparison, groups: bool) -> None:
+    states = ", ".join(f"{count} {state}" for state, count in model.states.items())
+    print(f"{model.path}: {model.remark or f'parameter groups: {states}'}")
+    columns = (
+        "", "elements", "‖A‖", "‖B‖", "‖B-A‖/‖A‖", "cosine", "cosine of task vectors",
+        "sign conflict", "max |B-A|",
+    )  # fmt: skip
+    if model.modules:
+        rows = (_figures(name, each) for name, each in model.modules.items())
+        print_table(("module", *columns[1:]), rows, title="of the groups that differ")
+    if groups and model.groups:
+        rows = (_figures(name, each) for name, each in model.groups.items())
+        print_table(("parameter group", *columns[1:]), rows)
+    for other in model.others:
+        print(f"  {other.state}: {other.name} {other.described}")
+
+
+def _figures(name: str, found: Difference) -> tuple[str, ...]:
+    broken = f" ({found.non_finite:,} not finite)" if found.non_finite else ""
+    return (
+        name,
+        f"{found.elements:,}{broken}",
+        f"{found.norm_a:.4g}",
+        f"{found.norm_b:.4g}",
+        _number(found.relative, ".3g"),
+        _number(found.cosine, ".6f"),
+        _number(found.task_cosine, ".3f"),
+        _percent(found.sign_conflict),
+        f"{found.largest:.3g}",
+    )
+
+
+def _number(value: float | None, how: str) -> str:
+    return "-" if value is None else format(value, how)
 
 
 def contributions(
@@ -133,8 +213,7 @@ def _print_contributions(found: Contributions, every_module: bool) -> None:
 
 
 def _cell(share: Share) -> str:
-    cosine = "-" if share.cosine is None else f"{share.cosine:.2f}"
-    return f"{_percent(share.share)} {cosine}{' !' if share.marks else ''}"
+    return f"{_percent(share.share)} {_number(share.cosine, '.2f')}{' !' if share.marks else ''}"
 
 
 def _row(module: str, share: Share, kinds: list[str]) -> tuple[str, ...]:
@@ -143,7 +222,7 @@ def _row(module: str, share: Share, kinds: list[str]) -> tuple[str, ...]:
         share.constituent,
         f"{share.norm:.4g}",
         _percent(share.share),
-        "-" if share.cosine is None else f"{share.cosine:.3f}",
+        _number(share.cosine, ".3f"),
         _percent(share.conflict),
         *(_percent(share.weights.get(kind)) for kind in kinds),
         f"{share.largest:.3g}",

@@ -66,6 +66,20 @@ class Sums:
             self.elements + other.elements,
         )
 
+    def of(self, *vectors: int) -> Sums:
+        """Those of some of the vectors; Σ x_j in the last column stays that of all."""
+        kept = list(vectors)
+        columns = [*kept, -1]
+        return Sums(
+            self.products[np.ix_(kept, kept)],
+            self.largest[kept],
+            self.non_finite[kept],
+            self.moved[kept],
+            self.against[np.ix_(kept, columns)],
+            self.both[np.ix_(kept, columns)],
+            self.elements,
+        )
+
     @property
     def norms(self) -> Array:
         """(k,): ‖x_i‖."""
