@@ -85,7 +85,6 @@ def verify(
     if record is None:
         return _without_trailers(repository, commit, revision)
     problems = _unrecorded(repository, commit, record)
-    findings = []
     for blob, path in record.models:
         actual = repository.blob_id(commit, path)
         if actual != blob:
@@ -93,9 +92,26 @@ def verify(
                 f"'{path}' is {(actual or 'absent')[:10]}, but its trailer Merge-Model says "
                 f"{blob[:10]}: the model was changed after the merge, or the trailers were copied"
             )
-    for path in models_of(repository, record, commit):
-        findings.append(_recompute(repository, record, path, commit, resources, fresh, progress))
-    return Verification(commit, tuple(findings), tuple(problems))
+    findings = recomputed(
+        repository, record, commit, resources=resources, fresh=fresh, progress=progress
+    )
+    return Verification(commit, findings, tuple(problems))
+
+
+def recomputed(
+    repository: Repository,
+    record: MergeTrailers,
+    commit: str,
+    *,
+    resources: Resources = DEFAULT_RESOURCES,
+    fresh: bool = False,
+    progress: Progress = silent,
+) -> tuple[Finding, ...]:
+    """What computing the models of ``record`` again says of those that ``commit`` has."""
+    return tuple(
+        _recompute(repository, record, path, commit, resources, fresh, progress)
+        for path in models_of(repository, record, commit)
+    )
 
 
 def models_of(repository: Repository, record: MergeTrailers, commit: str) -> list[str]:

@@ -76,7 +76,7 @@ def parse(text: bytes | str) -> Index:
     try:
         content = json.loads(text)
         return {
-            checkpoint: {kind: StatisticEntry(**entry) for kind, entry in kinds.items()}
+            checkpoint: {kind: _checked(StatisticEntry(**entry)) for kind, entry in kinds.items()}
             for checkpoint, kinds in content.items()
         }
     except (ValueError, TypeError, AttributeError) as error:
@@ -84,6 +84,14 @@ def parse(text: bytes | str) -> Index:
             f"statistics/index.json is not readable ({error}); compute the statistics again with "
             "'gitmerge-eval stats'"
         ) from None
+
+
+def _checked(entry: StatisticEntry) -> StatisticEntry:
+    """The entry, or a TypeError: the file may be anybody's."""
+    for name, kind in (("path", str), ("checkpoint", str), ("layout", dict), ("companions", dict)):
+        if not isinstance(getattr(entry, name), kind):
+            raise TypeError(f"'{name}' is {getattr(entry, name)!r}")
+    return entry
 
 
 def serialize(index: Index) -> bytes:

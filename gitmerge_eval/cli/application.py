@@ -20,6 +20,7 @@ from gitmerge_eval.cli import (
     setup,
     sharing,
     studying,
+    verifying,
 )
 from gitmerge_eval.errors import GitMergeEvalError
 
@@ -32,8 +33,7 @@ application = typer.Typer(
     rich_markup_mode=None,
 )
 for room in (
-    setup, inspection, declaring, evaluation, studying, benchmarking, cleaning, converting,
-    reporting, advising, sharing, seeing,
+    setup, inspection, declaring, evaluation, studying, benchmarking, cleaning, converting, reporting, advising, sharing, seeing, verifying,
 ):  # fmt: skip
     room.add_to(application)
 

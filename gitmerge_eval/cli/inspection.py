@@ -1,4 +1,4 @@
-"""``plan`` and ``verify``: a merge before and after."""
+"""``plan``: a merge before it is made."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from gitmerge_eval.cli.output import print_json, print_table, size
 
 
 def add_to(application: typer.Typer) -> None:
-    """Register the commands."""
+    """Register the command."""
     application.command()(plan)
-    application.command()(verify)
 
 
 def plan(
@@ -38,45 +37,6 @@ def plan(
     else:
         _print_preview(preview)
     raise typer.Exit(0 if preview.feasible else 1)
-
-
-def verify(
-    revision: str = typer.Argument("HEAD", help="A merge commit."),
-    device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:<n>."),
-    memory: str = typer.Option("auto", help="What tensors may take together: auto, or 4G."),
-    fresh: bool = typer.Option(
-        False, "--fresh", help="Compute also the groups that an earlier merge here has computed."
-    ),
-    as_json: bool = typer.Option(False, "--json", help="Machine-readable."),
-) -> None:
-    """Recompute a merge commit from its trailers and compare every object.
-
-    Exit status: 0 everything is as the trailers say, 1 something is wrong, 2 it cannot be told.
-    """
-    from dataclasses import asdict
-
-    from gitmerge_eval import verifying
-    from gitmerge_eval.cli import progress
-    from gitmerge_eval.git.repository import Repository
-    from gitmerge_eval.merging.devices import Resources
-
-    resources = Resources(device, memory)
-    with progress.bar() as show:
-        found = verifying.verify(
-            Repository.here(), revision, resources=resources, fresh=fresh, progress=show
-        )
-    if as_json:
-        print_json({**asdict(found), "sound": found.sound})
-    else:
-        for finding in found.findings:
-            known = f", {finding.reused} of them computed earlier" if finding.reused else ""
-            print(f"{finding.path}: {finding.verdict}, {finding.groups} parameter groups{known}")
-            for problem in finding.problems:
-                print(f"  {problem}")
-        for problem in found.problems:
-            print(problem)
-        print(f"{found.commit[:10]}: {'verified' if found.sound else 'NOT verified'}")
-    raise typer.Exit(0 if found.sound else 2 if found.undecided else 1)
 
 
 def _item(text: str) -> tuple[str, str | None]:

@@ -53,11 +53,9 @@ class Repository:
         """The repository of the current directory, from its top; GitError outside one.
 
         In a hook or a strategy Git sets GIT_DIR relative to the current directory: it is made
-        absolute first, so that a change of directory cannot detach us from the repository.
+        absolute first.
         """
-        for variable in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
-            if os.environ.get(variable):
-                os.environ[variable] = os.path.abspath(os.environ[variable])
+        _make_absolute()
         found = cls(Path.cwd()).run("rev-parse", "--show-toplevel", check=False)
         if found.status:
             raise GitError(
@@ -65,6 +63,16 @@ class Repository:
                 "or make one with 'git init'"
             )
         return cls(found.text)
+
+    @classmethod
+    def anywhere(cls) -> Repository:
+        """As :meth:`here`, or a repository without a work tree: a bare one, or as Git calls the
+        hooks of a server. For what reads commits alone."""
+        _make_absolute()
+        asked = ("rev-parse", "--is-inside-work-tree", "--absolute-git-dir")
+        found = cls(Path.cwd()).run(*asked, check=False)
+        inside, _, directory = found.text.partition("\n")
+        return cls.here() if found.status or inside == "true" else cls(directory)
 
     def run(
         self,
@@ -188,3 +196,10 @@ class Repository:
         )
         fields = os.fsdecode(found.stdout).split("\0")
         return {fields[i]: fields[i + 2] for i in range(0, len(fields) - 2, 3)}
+
+
+def _make_absolute() -> None:
+    """Git's variables, so that a change of directory cannot detach us from the repository."""
+    for variable in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        if os.environ.get(variable):
+            os.environ[variable] = os.path.abspath(os.environ[variable])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -269,8 +269,13 @@ def parse(repository: Repository, commit: str) -> list[tuple[str, str]]:
         "log", "-1", "--no-show-signature", "--encoding=UTF-8",
         "--format=%(trailers:only=true,unfold=true,separator=%x00)", commit, "--",
     )  # fmt: skip
+    return pairs_of(done.fields)
+
+
+def pairs_of(lines: Iterable[str]) -> list[tuple[str, str]]:
+    """(key, value) of each unfolded line ``Key: value``."""
     pairs = []
-    for line in done.fields:
+    for line in lines:
         key, found, value = line.rstrip("\n").partition(":")
         if found:
             pairs.append((key.strip(), value.strip()))

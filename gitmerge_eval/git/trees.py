@@ -98,28 +98,58 @@ def write_tree(repository: Repository, tree: str, changes: Mapping[str, Entry | 
 
 
 def tensor_paths(repository: Repository, commit: str, paths: Iterable[str]) -> set[str]:
-    """Those of ``paths`` whose ``filter`` attribute is ours as ``commit`` has it.
-
-    Only the attribute files of the commit are read into a scratch index, so that the cost does not
-    grow with the number of files (``check-attr --source`` exists from Git 2.40 on only).
-    """
-    wanted = list(paths)
+    """Those of ``paths`` whose ``filter`` attribute is ours as ``commit`` has it."""
+    wanted = set(paths)
     if not wanted:
-        return set()
-    attributes = repository.run(
-        *("diff-tree", "-r", "-z", "--no-renames", EMPTY_TREE, commit),
+        return wanted
+    tree = repository.text("rev-parse", f"{commit}^{{tree}}")
+    return tensor_paths_in_trees(repository, {tree: wanted})[tree]
+
+
+def tensor_paths_in_trees(
+    repository: Repository, wanted: Mapping[str, set[str]]
+) -> dict[str, set[str]]:
+    """tree -> those of its ``wanted`` paths whose ``filter`` attribute is ours by that tree.
+
+    Only the attribute files of the trees are read into a scratch index, so that the cost does not
+    grow with the number of files (``check-attr --source`` exists from Git 2.40 on only), and trees
+    with the same attribute files are asked together.
+    """
+    alike: dict[tuple[tuple[str, Entry], ...], list[str]] = {}
+    for tree, files in _attribute_files(repository, wanted).items():
+        alike.setdefault(tuple(sorted(files.items(), key=lambda one: one[0])), []).append(tree)
+    found: dict[str, set[str]] = {}
+    for files_alike, trees in alike.items():
+        paths = sorted(set().union(*(wanted[tree] for tree in trees)))
+        with scratch_index(repository) as environment:
+            repository.run(
+                *("update-index", "-z", "--index-info"),
+                stdin=index_lines(dict(files_alike)),
+                environment=environment,
+            )
+            values = repository.attribute("filter", paths, index=environment["GIT_INDEX_FILE"])
+        ours = {path for path, value in values.items() if value == FILTER}
+        found |= {tree: wanted[tree] & ours for tree in trees}
+    return found
+
+
+def _attribute_files(repository: Repository, trees: Iterable[str]) -> dict[str, dict[str, Entry]]:
+    """tree -> its attribute files, by one process for all."""
+    found: dict[str, dict[str, Entry]] = {tree: {} for tree in trees}
+    listing = repository.run(
+        *("diff-tree", "--stdin", "-r", "-z", "--no-renames"),
         *("--", ".gitattributes", ":(glob)**/.gitattributes"),
+        stdin="".join(f"{EMPTY_TREE} {tree}\n" for tree in found),
     ).fields
-    files = {
-        path: Entry(meta.split()[1], meta.split()[3])
-        for meta, path in zip(attributes[0::2], attributes[1::2], strict=True)
-    }
-    with scratch_index(repository) as environment:
-        repository.run(
-            "update-index", "-z", "--index-info", stdin=index_lines(files), environment=environment
-        )
-        values = repository.attribute("filter", wanted, index=environment["GIT_INDEX_FILE"])
-    return {path for path, value in values.items() if value == FILTER}
+    tree = ""
+    for meta, path in zip(listing[0::2], listing[1::2], strict=False):
+        # The two trees stand on a line before the first of their files, or before other trees.
+        *headers, entry = meta.split("\n")
+        if headers:
+            tree = headers[-1].split()[1]
+        _, mode, _, blob, _ = entry.split()
+        found[tree][path] = Entry(mode, blob)
+    return found
 
 
 def changed_tensor_paths(

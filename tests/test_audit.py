@@ -1,0 +1,359 @@
+"""verify over a range: each misuse is first let through by what has no protection, then found."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from models import MODEL, ModelRepository, base_model, fine_tuned, statistics_for
+from small_repositories import copied, settle
+
+from gitmerge_eval.auditing.audit import Depth, audit
+from gitmerge_eval.checkpoints import statistics_index
+from gitmerge_eval.checkpoints.lfs import ObjectStore
+from gitmerge_eval.checkpoints.metadata import Metadata
+from gitmerge_eval.errors import GitError, InvalidOption, UsageError
+from gitmerge_eval.git import history
+from gitmerge_eval.git.repository import Repository
+
+BASE = base_model()
+INDEX = "statistics/index.json"
+
+
+def with_one(name: str, seed: int) -> dict[str, torch.Tensor]:
+    """The base model with one group fine-tuned: two of these merge cleanly as text."""
+    return {**BASE, name: fine_tuned(BASE, seed)[name]}
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """main is the base; a and b changed all, left and right one group each, far apart."""
+    made = ModelRepository(tmp_path_factory.mktemp("template") / "model", BASE)
+    for number, name in enumerate("ab"):
+        made.branch(name, fine_tuned(BASE, number), statistics_for(BASE, number))
+    made.branch("left", with_one("first.weight", 3))
+    made.branch("right", with_one("second.weight", 4))
+    settle(made)
+    return made
+
+
+@pytest.fixture
+def repository(template, tmp_path):
+    return copied(template, tmp_path / "model")
+
+
+def found(repository, *words, **how):
+    git = repository.git if isinstance(repository, ModelRepository) else repository
+    allowed = how.pop("allowed", ())
+    revisions = history.arguments(git, words or ("main..HEAD",))
+    return audit(git, revisions, Depth(**how), allowed=allowed)
+
+
+def kinds(result):
+    return [(f.kind, f.verdict) for f in result.findings]
+
+
+def amended(repository, *arguments):
+    repository.run("commit", "--quiet", "--amend", "--all", "--no-edit", *arguments)
+
+
+def forge(folder: Path, into: str, branch: str) -> str:
+    """What a forge does to merge a pull request: in its bare repository, without a driver."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+        )
+        return done.stdout.split("\n")[0].strip()
+
+    tree = git("merge-tree", "--write-tree", into, branch)
+    message = f"Merge pull request #7 from {branch}"
+    commit = git("commit-tree", tree, "-p", into, "-p", branch, "-m", message)
+    git("update-ref", f"refs/heads/{into}", commit)
+    return commit
+
+
+@pytest.fixture
+def bare(repository, tmp_path):
+    """A plain bare repository, as any server has it: nothing of ours is configured in it."""
+    folder = tmp_path / "forge.git"
+    subprocess.run(["git", "init", "--quiet", "--bare", folder], check=True)
+    repository.run("remote", "add", "origin", str(folder))
+    repository.run("push", "--quiet", "--all", "origin")
+    return Repository(folder)
+
+
+# --- merges --------------------------------------------------------------------------------------
+
+
+def test_a_forge_merges_two_models_as_text_and_that_is_found(repository, bare):
+    old = bare.commit("main")
+    forge(bare.directory, "main", "left")
+    merged = forge(bare.directory, "main", "right")
+    # Nothing said a word, and the result reads as a model.
+    groups = Metadata.parse(bare.blob(bare.blob_id("main", MODEL))).groups
+    left = Metadata.parse(bare.blob(bare.blob_id("left", MODEL))).groups
+    right = Metadata.parse(bare.blob(bare.blob_id("right", MODEL))).groups
+    assert groups["first.weight"] == left["first.weight"]
+    assert groups["second.weight"] == right["second.weight"]
+    assert bare.succeeds("fsck")
+    result = found(bare, f"{old}..main")
+    (finding,) = result.findings
+    assert (finding.commit, finding.path, finding.kind) == (merged, MODEL, "text-merge")
+    assert "each of its 6 parameter groups is that of one of the parents" in finding.problem
+    assert (result.sound, result.undecided) == (False, False)
+    # The first of the two took main's part unchanged: left alone had changed the model.
+    assert result.commits == 4
+
+
+def test_a_merge_as_text_that_no_longer_reads_is_named_as_such(repository, bare):
+    commit = bare.commit("a")
+    tree = bare.text("rev-parse", "a^{tree}")
+    torn = bare.blob(bare.blob_id("a", MODEL)).replace(b'"first.bias"', b'"first.weight"', 1)
+    marked = b"<<<<<<< a\n" + bare.blob(bare.blob_id("b", MODEL))
+    for content, what in ((torn, "'first.weight' occurs twice"), (marked, "left in conflict")):
+        blob = bare.write_blob(content)
+        listing = bare.text("ls-tree", tree).replace(bare.blob_id("a", MODEL), blob)
+        other = bare.run("mktree", stdin=listing + "\n").text
+        merge = bare.text("commit-tree", other, "-p", commit, "-p", "b", "-m", "merge")
+        result = found(bare, f"a..{merge}", "^b")
+        assert kinds(result) == [("damaged", "wrong")]
+        assert "was merged as text, and can no longer be read" in result.findings[0].problem
+        assert what in result.findings[0].problem
+
+
+def test_merges_of_ours_and_ordinary_ones_are_sound(repository, bare):
+    repository.branch("words", files={"notes.txt": "words\n"})
+    repository.merge("-Xmethod=ties", "a", "b")
+    repository.merge("--no-edit", "words")
+    repository.merge("-Xmethod=task-arithmetic", "-Xscale=0.3", "left")
+    result = found(repository, "origin/main..HEAD")
+    assert (result.sound, kinds(result)) == (True, [])
+    assert (result.merges, result.recomputed) == (2, ())
+    deep = found(repository, "origin/main..HEAD", recompute=True)
+    assert deep.sound
+    assert [r.verdict for r in deep.recomputed] == ["exact", "exact"]
+
+
+def test_a_merge_by_hand_is_found_until_a_reviewer_accepts_it(repository):
+    repository.merge("-s", "ours", "--no-edit", "a")
+    repository.save(fine_tuned(BASE, 9))
+    amended(repository)
+    commit = repository.git.commit("HEAD")
+    result = found(repository, "HEAD^..HEAD", "^a")
+    assert kinds(result) == [("no-trailer", "wrong")]
+    assert f"--allow {commit[:10]}" in result.findings[0].problem
+    accepted = found(repository, "HEAD^!", allowed=[commit[:10]])
+    assert (accepted.sound, kinds(accepted)) == (True, [("no-trailer", "accepted")])
+    repository.run("config", "--add", "merge-eval.allow", commit)
+    assert found(repository, "HEAD^!").sound
+    repository.run("config", "--add", "merge-eval.allow", "main")
+    with pytest.raises(InvalidOption, match=r"'merge-eval.allow' is 'main'; give the full id"):
+        found(repository, "HEAD^!")
+    with pytest.raises(GitError, match="--allow: 'nothing' is not a commit"):
+        found(repository, "HEAD^!", allowed=["nothing"])
+
+
+def test_a_model_that_was_changed_after_the_merge(repository):
+    repository.merge("-Xmethod=average", "a", "b")
+    tensors = repository.tensors()
+    tensors["second.weight"][1, 2] += 1e-3
+    repository.save(tensors)
+    amended(repository)
+    # Git shows a merge with its trailers, as before.
+    assert "Merge-Method: average" in repository.git.text("log", "-1", "--format=%B")
+    assert kinds(found(repository, "HEAD^!")) == [("other-model", "wrong")]
+    # Whoever forges the trailer too is found by computing the merge again.
+    message = repository.git.text("log", "-1", "--format=%B")
+    (finding,) = found(repository, "HEAD^!").findings
+    recorded = finding.problem.partition("Merge-Model says ")[2][:10]
+    line = next(one for one in message.splitlines() if one.startswith(f"Merge-Model: {recorded}"))
+    forged = f"Merge-Model: {repository.git.blob_id('HEAD', MODEL)} {MODEL}"
+    amended(repository, "-m", message.replace(line, forged))
+    assert found(repository, "HEAD^!").sound
+    result = found(repository, "HEAD^!", recompute=True)
+    assert kinds(result) == [("not-the-merge", "wrong")]
+    assert "group 'second.weight' is not what average gives" in result.findings[0].problem
+
+
+def test_trailers_that_were_copied(repository):
+    repository.merge("-Xmethod=average", "a", "b")
+    message = repository.git.text("log", "-1", "--format=%B")
+    repository.run("switch", "--quiet", "left")
+    (repository.folder / "notes.txt").write_text("words\n")
+    repository.run("commit", "--quiet", "--all", "-m", message)
+    result = found(repository, "HEAD^!")
+    assert (result.sound, kinds(result)) == (True, [("stale-trailers", "remark")])
+    assert "were copied from another commit and mean nothing here" in result.findings[0].problem
+    repository.save(fine_tuned(BASE, 7))
+    repository.run("commit", "--quiet", "--all", "-m", message)
+    result = found(repository, "HEAD^!")
+    assert kinds(result) == [("other-model", "wrong")]
+    assert "take the Merge-* lines out of the message" in result.findings[0].problem
+    repository.save(fine_tuned(BASE, 8))
+    repository.run("commit", "--quiet", "--all", "-m", "words\n\nMerge-Model: 1234")
+    assert kinds(found(repository, "HEAD^!")) == [("torn-trailers", "remark")]
+
+
+def test_a_squashed_merge_is_one_of_ours(repository):
+    repository.merge("--ff", "--squash", "-Xmethod=average", "a", "b")
+    repository.run("commit", "--quiet", "--no-edit")
+    result = found(repository, "HEAD^!", recompute=True)
+    assert (result.sound, result.merges) == (True, 1)
+    assert [one.verdict for one in result.recomputed] == ["exact"]
+
+
+def test_a_merge_that_takes_the_mark_off_what_it_spoils(repository, bare):
+    forge(bare.directory, "left", "right")
+    tree = bare.text("rev-parse", "left^{tree}")
+    listing = bare.text("ls-tree", tree).splitlines()
+    bare_tree = "".join(f"{line}\n" for line in listing if ".gitattributes" not in line)
+    other = bare.run("mktree", stdin=bare_tree).text
+    merge = bare.text("commit-tree", other, "-p", "left^1", "-p", "left^2", "-m", "merge")
+    assert kinds(found(bare, f"{merge}^!")) == [("text-merge", "wrong")]
+
+
+# --- ordinary commits ----------------------------------------------------------------------------
+
+
+def test_a_model_that_was_committed_without_the_filter(repository):
+    for name in ("clean", "process"):
+        repository.run("config", "--unset", f"filter.theta.{name}")
+    repository.run("config", "filter.theta.required", "false")
+    repository.save(fine_tuned(BASE, 5))
+    repository.run("commit", "--quiet", "--all", "-m", "fine-tuned")
+    result = found(repository, "HEAD^!")
+    assert kinds(result) == [("unfiltered", "wrong")]
+    assert "run 'gitmerge-eval init' there, then 'git add --renormalize'" in str(result.findings)
+
+
+def test_a_tensor_that_is_not_there_or_not_what_it_says(repository, bare):
+    repository.run("switch", "--quiet", "left")
+    repository.save(with_one("first.weight", 6))
+    repository.commit("more")
+    # A push that skips the hooks lacks the tensor, and Git takes it.
+    repository.run("push", "--quiet", "--no-verify", "origin", "left")
+    assert found(bare, "left^!").sound
+    result = found(bare, "left^!", objects=True)
+    assert kinds(result) == [("object", "wrong")]
+    assert "names 1 tensors that are not in this repository's store" in result.findings[0].problem
+    deep = found(bare, "left^!", recompute=True)
+    assert (kinds(deep), deep.undecided) == ([("not-here", "unknown")], True)
+    repository.run("push", "--quiet", "--force", "origin", "left~1:left")
+    repository.run("push", "--quiet", "origin", "left")
+    assert found(bare, "left^!", objects=True).sound
+    store = ObjectStore(bare)
+    record = Metadata.parse(bare.blob(bare.blob_id("left", MODEL))).groups["first.weight"]
+    file = store.path(record.object_id)
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    # A weight in the store itself: git-lfs made the file read-only, perhaps a link to ours.
+    file.unlink()
+    file.write_bytes(data)
+    assert found(bare, "left^!", objects=True).sound
+    result = found(bare, "left^!", recompute=True)
+    assert kinds(result) == [("object", "wrong")]
+    assert "group 'first.weight': LFS object" in result.findings[0].problem
+
+
+# --- statistics ----------------------------------------------------------------------------------
+
+
+def rebound(repository, checkpoint):
+    """The index of statistics with every entry bound to ``checkpoint``."""
+    file = repository.folder / INDEX
+    index = json.loads(file.read_text())
+    for kinds_of in index.values():
+        for entry in kinds_of.values():
+            entry["checkpoint"] = checkpoint
+    file.write_text(json.dumps(index))
+    statistics_index.parse(file.read_bytes())
+
+
+def test_statistics_of_another_checkpoint(repository):
+    repository.run("switch", "--quiet", "left")
+    repository.run("checkout", "a", "--", "statistics", ".gitattributes")
+    repository.run("commit", "--quiet", "-m", "statistics")
+    result = found(repository, "HEAD^!")
+    assert kinds(result) == [("statistic", "wrong")] * 2
+    assert "is of another checkpoint" in result.findings[0].problem
+    assert [f.path for f in result.findings] == [
+        "statistics/fisher.safetensors",
+        "statistics/gram.safetensors",
+    ]
+
+
+def test_statistics_that_are_said_to_be_ones_own(repository):
+    repository.run("switch", "--quiet", "left")
+    repository.run("checkout", "a", "--", "statistics", ".gitattributes")
+    rebound(repository, repository.git.blob_id("HEAD", MODEL))
+    repository.run("commit", "--quiet", "--all", "-m", "statistics")
+    # A merge that needs them takes them.
+    repository.run("switch", "--quiet", "--create", "deceived", "main")
+    repository.merge("-Xmethod=fisher", "left", "b")
+    result = found(repository, "left^!")
+    assert kinds(result) == [("statistic", "wrong")] * 2
+    assert "the very same file belongs to the checkpoint" in result.findings[0].problem
+    assert "(a: fine-tuned)" in result.findings[0].problem
+    assert found(repository, "left^!", allowed=["left"]).sound
+
+
+def test_statistics_that_are_old_or_added_up_are_no_fault(repository):
+    repository.run("switch", "--quiet", "a")
+    repository.save(fine_tuned(BASE, 11))
+    repository.commit("further")
+    repository.add_statistics(statistics_for(BASE, 12))
+    rebound(repository, repository.git.blob_id("HEAD^", MODEL))
+    repository.commit("statistics of the model before")
+    result = found(repository, "main..HEAD")
+    assert (result.sound, set(kinds(result))) == (True, {("stale-statistic", "remark")})
+    repository.run("reset", "--quiet", "--hard", "HEAD~2")
+    repository.run("switch", "--quiet", "main")
+    repository.merge("-Xmethod=regmean", "a", "b")
+    result = found(repository, "HEAD~1..HEAD", recompute=True)
+    assert (result.sound, kinds(result)) == (True, [])
+
+
+def test_an_index_of_statistics_from_anybody(repository):
+    repository.run("switch", "--quiet", "a")
+    index = json.loads((repository.folder / INDEX).read_text())
+    fields = index[MODEL]["gram"]
+    for hostile in ({"path": 5}, {"checkpoint": "--batch"}, {"layout": []}, {"path": "../../x"}):
+        content = {MODEL: {"gram": {**fields, **hostile}}}
+        (repository.folder / INDEX).write_text(json.dumps(content))
+        repository.run("commit", "--quiet", "--all", "--amend", "--no-edit")
+        expected = [] if hostile.get("path") == "../../x" else [("damaged", "wrong")]
+        assert kinds(found(repository, "HEAD^!")) == expected, hostile
+
+
+# --- ranges --------------------------------------------------------------------------------------
+
+
+def test_what_a_range_is(repository):
+    git = repository.git
+    zeros = "0" * 40
+    assert history.arguments(git, [f"{zeros}..main"]) == [git.commit("main")]
+    assert history.arguments(git, ["a", "^b"]) == [git.commit("a"), f"^{git.commit('b')}"]
+    with pytest.raises(GitError, match=r"'nothing..HEAD' is not a range of commits"):
+        history.arguments(git, ["nothing..HEAD"])
+    with pytest.raises(GitError, match=r"'notes.txt' is not a range of commits"):
+        history.arguments(git, ["notes.txt"])
+    with pytest.raises(UsageError, match="'--output=x' is not a range"):
+        history.arguments(git, ["--output=x"])
+    assert found(repository, "main..main").commits == 0
+
+
+def test_a_shallow_clone_cannot_tell(repository, bare, tmp_path):
+    forge(bare.directory, "left", "right")
+    clone = tmp_path / "clone"
+    url = bare.directory.as_uri()
+    arguments = ("--quiet", "--depth=1", "--branch=left", "--no-checkout")
+    subprocess.run(["git", "clone", *arguments, url, clone], check=True)
+    result = found(Repository(clone), "HEAD^!")
+    assert (kinds(result), result.undecided) == ([("not-here", "unknown")], True)
+    assert "run 'git fetch --unshallow'" in result.findings[0].problem
+    Repository(clone).run("fetch", "--quiet", "--unshallow")
+    assert kinds(found(Repository(clone), "HEAD^!")) == [("text-merge", "wrong")]
