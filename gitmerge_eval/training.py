@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +29,7 @@ from gitmerge_eval.evaluation.declarations import (
 )
 from gitmerge_eval.evaluation.evaluating import resolved_device
 from gitmerge_eval.evaluation.resolving import benchmark_of
+from gitmerge_eval.git import worktrees
 from gitmerge_eval.git.repository import NULL_ID, Repository
 from gitmerge_eval.git.tracking import tracked
 from gitmerge_eval.records import Benchmark
@@ -118,7 +118,7 @@ def train(
     )
     with _own_folder(repository, name, request, restart) as folder:
         target = folder / _DONE
-        with _tree(repository, folder / _TREE, origin) as tree:
+        with worktrees.detached(repository, folder / _TREE, origin) as tree:
             if not target.exists():
                 _fine_tune(
                     benchmark,
@@ -187,12 +187,7 @@ def _ref(branch: str) -> str:
 
 def _check_repository(repository: Repository, branch: str) -> None:
     """What would only be found after hours of training."""
-    for variable in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
-        if os.environ.get(variable):
-            raise UsageError(
-                f"the variable {variable} is set, and a training has a work tree of its own; unset "
-                "it, and run the command in the repository's folder"
-            )
+    worktrees.require_own_environment("a training")
     if not repository.succeeds("check-ref-format", _ref(branch)):
         raise UsageError(f"'{branch}' is not a name for a branch; name another with --branch")
     if repository.succeeds("show-ref", "--verify", "--quiet", _ref(branch)):
@@ -226,7 +221,7 @@ def _own_folder(
         except BlockingIOError:
             raise UsageError(f"another process trains '{branch}' in this repository") from None
         if restart:
-            _discard(repository, folder)
+            worktrees.discard(repository, folder)
         wanted = json.dumps(asdict(request), indent=2)
         file = folder / _REQUEST
         if file.exists() and file.read_text(encoding="utf-8") != wanted:
@@ -237,22 +232,6 @@ def _own_folder(
         folder.mkdir(exist_ok=True)
         file.write_text(wanted, encoding="utf-8")
         yield folder
-
-
-def _discard(repository: Repository, folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    repository.run("worktree", "prune")
-
-
-@contextmanager
-def _tree(repository: Repository, directory: Path, commit: str) -> Iterator[Repository]:
-    """A work tree with ``commit`` on no branch, removed at the end, and before after a kill."""
-    _discard(repository, directory)
-    repository.run("worktree", "add", "--quiet", "--detach", str(directory), commit)
-    try:
-        yield Repository(directory)
-    finally:
-        _discard(repository, directory)
 
 
 def _fine_tune(

@@ -1,4 +1,4 @@
-"""``verify``: one merge computed again, or a range of history looked through."""
+"""``verify`` and ``preview``: merges that others made, and one that they would like to be made."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 
 def add_to(application: typer.Typer) -> None:
-    """Register the command."""
+    """Register the commands."""
     application.command()(verify)
+    application.command()(preview)
 
 
 def verify(
@@ -145,3 +146,39 @@ def _recomputed(
         print(problem)
     print(f"{found.commit[:10]}: {'verified' if found.sound else 'NOT verified'}")
     return found
+
+
+def preview(
+    heads: list[str] = typer.Argument(help="The branches that are offered."),
+    into: str = typer.Option("HEAD", help="What they would be merged into."),
+    strategy_option: list[str] = typer.Option(
+        [], "--strategy-option", "-X", help="As for git merge: method=mats, iterations=50, …"
+    ),
+    split: str = typer.Option("test", help="The split of the data to score on."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:<n>."),
+    as_json: bool = typer.Option(False, "--json", help="Machine-readable, instead of Markdown."),
+) -> None:
+    """Merge branches in a work tree of its own, evaluate the result, and print it as Markdown.
+
+    The text is for a comment on a pull request; its first line tells the comment from others.
+    Nothing that you have checked out changes, and no branch.
+
+    Exit status: 0 the merge goes through, 1 it has conflicts or is refused (the text says why).
+    """
+    from gitmerge_eval import previewing
+    from gitmerge_eval.evaluation import reporting
+    from gitmerge_eval.git.repository import Repository
+    from gitmerge_eval.report import preview as report
+
+    with reporting.evaluation_bar() as bar:
+        found = previewing.preview(
+            Repository.here(),
+            heads,
+            into=into,
+            options=strategy_option,
+            split=split,
+            device=device,
+            progress=lambda step: bar(f"{step.model} on {step.task}", step.completed),
+        )
+    print_json(report.as_dict(found)) if as_json else print(report.comment(found), end="")
+    raise typer.Exit(0 if found.possible else 1)

@@ -10,27 +10,32 @@ LONGEST = 60_000
 """Characters; GitHub takes 65,536."""
 _ORDER = ("scores", "cost", "models", "history", "tasks", "hyperparameters", "prerequisites")
 """What goes first where not everything has room."""
-_OPEN = ("scores", "history")
+_OPEN = ("merge", "scores", "history", "verification")
 """The sections that are not folded."""
 
 
 def markdown(report: Report) -> str:
     """The sections with their tables, without figures; those that have no room are named."""
-    lines = [
-        f"## Merged models: {_escaped(report.title)}",
-        "",
-        f"{_escaped(report.branch)} at `{report.commit[:10]}`, {report.made}, {report.tool}",
-        "",
-        *(f"- {_escaped(name)}: {_escaped(value)}" for name, value in report.summary),
-        "",
-    ]
-    text = "\n".join(lines)
     sections = {section.name: section for section in report.sections}
+    return document(
+        f"Merged models: {report.title}",
+        (
+            f"{escaped(report.branch)} at `{report.commit[:10]}`, {report.made}, {report.tool}",
+            "",
+            *(f"- {escaped(name)}: {escaped(value)}" for name, value in report.summary),
+        ),
+        [sections[name] for name in _ORDER],
+    )
+
+
+def document(title: str, lines: Iterable[str], sections: Iterable[Section]) -> str:
+    """A heading, ``lines`` of Markdown, and as many of the sections, in order, as have room."""
+    text = "\n".join([f"## {escaped(title)}", "", *lines, ""])
     left_out = []
-    for name in _ORDER:
-        part = _section(sections[name])
+    for section in sections:
+        part = _section(section)
         if len(text) + len(part) > LONGEST:
-            left_out.append(sections[name].title)
+            left_out.append(section.title)
         else:
             text += part
     if left_out:
@@ -39,7 +44,7 @@ def markdown(report: Report) -> str:
 
 
 def _section(section: Section) -> str:
-    lines = [_escaped(line) for line in section.text]
+    lines = [escaped(line) for line in section.text]
     if section.missing:
         lines.append(f"{section.missing} `{section.command}`")
     body = "\n\n".join([*lines, *(_table(table) for table in section.tables)])
@@ -53,7 +58,7 @@ def _table(table: Table) -> str:
     titles = [column.title for column in table.columns] + (["spec · data"] if traced else [])
     marks = ["--:" if column.numeric else "---" for column in table.columns]
     lines = [
-        f"**{_escaped(table.caption)}**",
+        f"**{escaped(table.caption)}**",
         "",
         _line(titles),
         _line(marks + (["---"] if traced else [])),
@@ -61,7 +66,7 @@ def _table(table: Table) -> str:
     for row, cells in table.shown():
         traces = [f"`{t.spec[:8] or '–'}·{t.data[:8]}`" for t in row.traces]
         more = [traces[0] if len(traces) == 1 else f"{len(traces)} merges"] if traces else [""]
-        lines.append(_line([*map(_escaped, cells), *(more if traced else [])]))
+        lines.append(_line([*map(escaped, cells), *(more if traced else [])]))
     return "\n".join(lines)
 
 
@@ -69,10 +74,10 @@ def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     r"""Text that cannot be taken for Markdown, HTML, or a mention of somebody.
 
-    >>> _escaped("a|b <img>")
+    >>> escaped("a|b <img>")
     'a\\|b &lt;img&gt;'
     """
     for character in "\\`*_[]|~":
