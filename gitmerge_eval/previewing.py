@@ -19,9 +19,8 @@ from gitmerge_eval.errors import CheckpointError, EvaluationError, GitMergeEvalE
 from gitmerge_eval.evaluation import evaluating
 from gitmerge_eval.evaluation.evaluating import ProgressCallback
 from gitmerge_eval.evaluation.note import EvaluationNote
-from gitmerge_eval.git import configuration, history, programs, trailers, worktrees
+from gitmerge_eval.git import configuration, history, programs, scratch, trailers, worktrees
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.git.scratch import scratch_folder
 from gitmerge_eval.git.trailers import Costs, MergeTrailers
 
 MERGED, CONFLICT, REFUSED, NOTHING = "merged", "conflict", "refused", "nothing"
@@ -108,8 +107,9 @@ def preview(
     branch = repository.text("rev-parse", "--abbrev-ref", "HEAD") if into == "HEAD" else into
     base = Named(branch, repository.commit(into))
     named = tuple(Named(head, repository.commit(head)) for head in heads)
+    scratch.sweep(repository)
     with (
-        scratch_folder(repository) as folder,
+        scratch.scratch_folder(repository) as folder,
         worktrees.detached(repository, folder / "tree", base.commit) as tree,
     ):
         made = _merge(tree, heads, options)

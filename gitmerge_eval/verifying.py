@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from gitmerge_eval.checkpoints.metadata import Metadata
 from gitmerge_eval.checkpoints.scratch_store import ScratchStore
 from gitmerge_eval.checkpoints.sharded import is_index
 from gitmerge_eval.errors import (
@@ -21,13 +22,14 @@ from gitmerge_eval.git import trailers
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.git.trailers import MergeTrailers
 from gitmerge_eval.git.trees import changed_tensor_paths, differing, renames
+from gitmerge_eval.merging import combining
 from gitmerge_eval.merging import options as merge_options
 from gitmerge_eval.merging.comparing import compare, written_model
 from gitmerge_eval.merging.computing import Progress, compute, silent
 from gitmerge_eval.merging.devices import DEFAULT_RESOURCES, Resources
 from gitmerge_eval.merging.models import is_plain, single_of
 from gitmerge_eval.merging.planning import CheckpointPlan, plan_checkpoint
-from gitmerge_eval.merging.sources import Source, open_source
+from gitmerge_eval.merging.sources import Source, open_source, value_of
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,8 @@ def _recompute(
             done = compute(plan, store, resources=resources, fresh=fresh, progress=progress)
             written = written_model(repository, commit, path, done.files)
             exact, wrong = compare(plan, done.files, written, store, rounded=not ours)
+            if ours:
+                wrong += _false_sums(plan, written.source, store)
         problems += wrong
         verdict = "wrong" if problems else "exact" if exact else "within-tolerance"
         groups = len(written.source.metadata.groups)
@@ -196,6 +200,25 @@ def _recompute(
         return Finding(path, "unknown", (f"cannot be recomputed here: {error}",))
     except GitMergeEvalError as error:
         return Finding(path, "wrong", (f"cannot be recomputed: {error}",))
+
+
+def _false_sums(plan: CheckpointPlan, written: Source, store: ScratchStore) -> list[str]:
+    """Statistics of the merge that are not what its constituents' add up to."""
+    wrong = []
+    for kind, statistic in written.statistics.items():
+        expected = combining.summed(store, plan, kind)
+        if expected is None or _values(expected) == _values(statistic.metadata):
+            continue
+        wrong.append(
+            f"statistic '{kind}' is not the sum of the constituents', which a merge by "
+            f"'{plan.spec.method}' has; one that was computed on the merged model belongs into a "
+            "commit of its own"
+        )
+    return wrong
+
+
+def _values(metadata: Metadata) -> dict[str, object]:
+    return {name: value_of(record) for name, record in metadata.groups.items()}
 
 
 def plan_from(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from models import MODEL, ModelRepository, base_model, fine_tuned, statistics_for
 from small_repositories import copied, settle
 
+from gitmerge_eval import cli
 from gitmerge_eval.auditing.audit import Depth, audit
 from gitmerge_eval.checkpoints import statistics_index
 from gitmerge_eval.checkpoints.lfs import ObjectStore
@@ -317,6 +321,23 @@ def test_statistics_that_are_old_or_added_up_are_no_fault(repository):
     assert (result.sound, kinds(result)) == (True, [])
 
 
+def test_a_sum_of_statistics_that_was_tampered_with(repository):
+    """The merge of a merge would lean to where the sum says."""
+    repository.merge("-Xmethod=regmean", "a", "b")
+    repository.run("checkout", "a", "--", "statistics/gram.safetensors")
+    amended(repository)
+    # The file is a's, and said to be of the merge.
+    assert kinds(found(repository, "HEAD^!")) == [("statistic", "wrong")]
+    tensors = safetensors.torch.load_file(repository.folder / "statistics/gram.safetensors")
+    tensors = {name: 2 * tensor for name, tensor in tensors.items()}
+    repository.save(tensors, "statistics/gram.safetensors")
+    amended(repository)
+    assert found(repository, "HEAD^!").sound
+    result = found(repository, "HEAD^!", recompute=True)
+    assert kinds(result) == [("not-the-merge", "wrong")]
+    assert "statistic 'gram' is not the sum of the constituents'" in result.findings[0].problem
+
+
 def test_an_index_of_statistics_from_anybody(repository):
     repository.run("switch", "--quiet", "a")
     index = json.loads((repository.folder / INDEX).read_text())
@@ -329,7 +350,7 @@ def test_an_index_of_statistics_from_anybody(repository):
         assert kinds(found(repository, "HEAD^!")) == expected, hostile
 
 
-# --- ranges --------------------------------------------------------------------------------------
+# --- ranges and the command ----------------------------------------------------------------------
 
 
 def test_what_a_range_is(repository):
@@ -344,6 +365,56 @@ def test_what_a_range_is(repository):
     with pytest.raises(UsageError, match="'--output=x' is not a range"):
         history.arguments(git, ["--output=x"])
     assert found(repository, "main..main").commits == 0
+
+
+def test_what_replaces_a_commit_hides_nothing(repository, bare):
+    bad = forge(bare.directory, "left", "right")
+    good = bare.text("commit-tree", f"{bad}^1^{{tree}}", "-p", f"{bad}^1", "-m", "good")
+    bare.run("replace", bad, good)
+    assert bare.text("log", "-1", "--format=%s", "left") == "good"
+    assert kinds(found(bare, "left^!")) == [("text-merge", "wrong")]
+
+
+def test_trailers_that_name_thousands_of_models(repository):
+    lines = "".join(f"Merge-Model: {'1' * 40} {number}\n" for number in range(3000))
+    message = f"words\n\nMerge-Method: average\n{lines}"
+    repository.git.run("commit", "--quiet", "--allow-empty", "--file=-", stdin=message)
+    result = found(repository, "HEAD^!", recompute=True)
+    assert kinds(result) == [("torn-trailers", "wrong")]
+    assert "name 3000 files of models" in result.findings[0].problem
+
+
+def test_the_command_in_a_bare_repository(repository, bare, monkeypatch, capsys):
+    old = bare.commit("left")
+    commit = forge(bare.directory, "left", "right")
+    monkeypatch.chdir(bare.directory)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["gitmerge-eval", "verify", *arguments])
+        status = cli.main()
+        return (status, *capsys.readouterr())
+
+    status, out, err = run(f"{old}..left")
+    assert (status, err) == (1, "")
+    assert out.startswith(f"{commit[:10]} (Merge pull request #7 from right)\n  wrong, text-merge:")
+    assert out.endswith("2 commits, 1 merge of models: NOT verified\n")
+    status, out, _ = run("--all", "--allow", commit, "--json")
+    content = json.loads(out)
+    assert (status, content["sound"], content["merges"]) == (0, True, 1)
+    assert [f["verdict"] for f in content["findings"]] == ["accepted"]
+    status, out, _ = run(commit)
+    assert (status, "no trailer says how it was merged" in out) == (1, True)
+    for wrong, message in {
+        ("left", "--allow", commit): "--allow and --objects are for a range",
+        ("left..right", "--all"): "give a range, --all, or --pushed",
+        ("left..nothing",): "'left..nothing' is not a range of commits",
+    }.items():
+        status, out, err = run(*wrong)
+        assert (status, out) == (2, "")
+        assert message in err
+    monkeypatch.setattr(sys, "stdin", io.StringIO("not what a hook gets\n"))
+    status, _, err = run("--pushed")
+    assert (status, "is no line of a pre-receive hook" in err) == (2, True)
 
 
 def test_a_shallow_clone_cannot_tell(repository, bare, tmp_path):

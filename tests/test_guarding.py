@@ -110,6 +110,13 @@ def test_the_hook_says_when_it_cannot_work(repository, server, monkeypatch):
     assert "it cannot be told whether the models are right" in done.stderr
 
 
+def test_notes_pass_the_hook(repository, server):
+    guard(server)
+    repository.run("notes", "--ref=gitmerge-eval", "add", "-m", "a table", "main")
+    repository.run("push", "origin", "refs/notes/gitmerge-eval")
+    assert server.succeeds("rev-parse", "--verify", "--quiet", "refs/notes/gitmerge-eval")
+
+
 # --- the workflow --------------------------------------------------------------------------------
 
 
@@ -138,7 +145,7 @@ def test_the_workflow_verifies_a_pull_request(repository, server, tmp_path):
     repository.merge("-Xmethod=ties", "a", "b")
     repository.run("push", "--quiet", "origin", "offered")
     workflow = pull_request(server, "offered")
-    assert workflow.triggers == {"pull_request", "push"}
+    assert workflow.triggers == {"pull_request", "merge_group", "push"}
     assert workflow.content["permissions"] == {"contents": "read"}
     checkout = workflow.checkout()
     assert checkout == {"ref": server.commit("offered"), "fetch-depth": "0"}
@@ -158,6 +165,10 @@ def test_the_workflow_finds_a_forges_merge(repository, server, tmp_path):
     assert (done.returncode, "text-merge" in done.stdout) == (1, True)
     done = Workflow("verify.yml", {**push, "vars.GITMERGE_EVAL_ALLOW": commit}).run(work.folder)
     assert (done.returncode, "accepted, text-merge" in done.stdout) == (0, True)
+    # A merge queue's merge, before it lands.
+    queue = {"github.event.merge_group.base_sha": old, "github.sha": commit}
+    done = Workflow("verify.yml", queue).run(work.folder)
+    assert (done.returncode, "text-merge" in done.stdout) == (1, True)
     # The first push of a branch, and one whose old end was thrown away by a forced push.
     done = Workflow("verify.yml", {**push, "github.event.before": ZEROS}).run(work.folder)
     assert (done.returncode, "text-merge" in done.stdout) == (1, True)

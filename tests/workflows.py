@@ -51,7 +51,7 @@ class Workflow:
         """``text`` with GitHub's expressions replaced; of 'a || b' the first that is not empty."""
 
         def value(match: re.Match[str]) -> str:
-            words = match[1].split(" || ")
+            words = re.split(r"\s+\|\|\s+", match[1])
             known = [word[1:-1] if word[0] == "'" else self._known(word) for word in words]
             return next((one for one in known if one), "")
 

@@ -62,6 +62,7 @@ def audit(
     The faults of the ``allowed`` commits, and of those in the configuration, are accepted. Raises
     GitError and InvalidOption for an allowed commit that is none.
     """
+    repository = repository.as_committed()
     running = _Auditing(repository, depth or Depth(), progress)
     accepted = {_accepted(repository, commit) for commit in allowed} | _configured(repository)
     commits = history.commits(repository, revisions) if revisions else []
@@ -100,7 +101,7 @@ class _Auditing:
     merges: int = 0
     recomputed: list[Recomputed] = field(default_factory=list)
     _looked_at: set[str] = field(default_factory=set)
-    """Objects."""
+    """Objects, and those that commits' parents had already."""
 
     def run(self, commits: Sequence[RecordedCommit]) -> Iterator[Finding]:
         """The findings, commit by commit."""
@@ -135,7 +136,10 @@ class _Auditing:
             return
         store = ObjectStore(self.repository, recheck=True)
         for path in sorted(paths):
-            groups = contents.groups(one.changes[path].new)
+            change = one.changes[path]
+            for blob in change.old:
+                self._looked_at |= {g.object_id for g in contents.groups(blob).values()}
+            groups = contents.groups(change.new)
             new = {n: g for n, g in groups.items() if g.object_id not in self._looked_at}
             self._looked_at |= {group.object_id for group in new.values()}
             if self.depth.recompute:

@@ -33,7 +33,8 @@ application = typer.Typer(
     rich_markup_mode=None,
 )
 for room in (
-    setup, inspection, declaring, evaluation, studying, benchmarking, cleaning, converting, reporting, advising, sharing, seeing, verifying,
+    setup, inspection, verifying, seeing, declaring, evaluation, studying, benchmarking, cleaning,
+    converting, reporting, advising, sharing,
 ):  # fmt: skip
     room.add_to(application)
 

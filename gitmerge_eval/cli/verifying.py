@@ -83,7 +83,6 @@ def _audit(
     depth: Depth,
     allow: list[str],
 ) -> Audit:
-    import os
     import sys
 
     from gitmerge_eval.auditing.audit import audit
@@ -92,8 +91,6 @@ def _audit(
 
     if sum((everything, pushed, bool(words))) > 1:
         raise UsageError("give a range, --all, or --pushed, and only one of them")
-    # What is verified is what was committed, whatever refs/replace shows in its place.
-    os.environ["GIT_NO_REPLACE_OBJECTS"] = "1"
     if pushed:
         revisions = history.pushed(repository, sys.stdin)
     elif everything:

@@ -47,6 +47,13 @@ class Repository:
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = Path(directory)
         self._paths: dict[str, Path] = {}
+        self._environment: Mapping[str, str] = {}
+
+    def as_committed(self) -> Repository:
+        """The same repository, as it was committed, whatever ``refs/replace`` shows instead."""
+        found = Repository(self.directory)
+        found._environment = {"GIT_NO_REPLACE_OBJECTS": "1"}
+        return found
 
     @classmethod
     def here(cls) -> Repository:
@@ -94,7 +101,7 @@ class Repository:
             process = subprocess.Popen(
                 command,
                 cwd=self.directory,
-                env={**os.environ, **_ENGLISH, **(environment or {})},
+                env={**os.environ, **_ENGLISH, **self._environment, **(environment or {})},
                 stdin=subprocess.DEVNULL if data is None else subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

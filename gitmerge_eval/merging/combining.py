@@ -159,6 +159,12 @@ def _combine(
     return kinds
 
 
+def summed(store: ObjectStore, plan: CheckpointPlan, kind: str) -> Metadata | None:
+    """The statistic of that kind that the merge of ``plan`` has; None where it is no sum."""
+    having = [s.statistics[kind] for s in plan.constituents if kind in s.statistics]
+    return _sum(store, having) if having and not _why_not(plan, kind, having) else None
+
+
 def _why_not(plan: CheckpointPlan, kind: str, having: Sequence[StatisticSource]) -> str:
     """Why the constituents' statistics do not add up to the merged checkpoint's; '' if they do."""
     # Not all of them are loaded: some import torch, which the merge may do without.
