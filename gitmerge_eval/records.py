@@ -368,6 +368,8 @@ class Benchmark:
     ``outputs`` is status -> task -> that folder, of one model. At ``sheet`` a picture (PNG) of
     what the model does may be written."""
     reference: str = ""
+    family: str = ""
+    """What loads its models: open_clip, transformers, causal-lm or diffusers; '' for any other."""
 
     def task(self, name: str) -> Task:
         """The task called ``name``; UnknownName suggests near ones."""

@@ -11,6 +11,7 @@ from gitmerge_eval.report.compiling import compile_report
 from gitmerge_eval.report.content import Report
 from gitmerge_eval.report.markdown import markdown
 from gitmerge_eval.report.page import html
+from gitmerge_eval.whole_file import write_whole
 
 __all__ = ["Report", "markdown", "report", "write_figures", "write_page"]
 
@@ -26,12 +27,9 @@ def report(repository: Repository, *, split: str = "test") -> Report:
 def write_page(found: Report, path: Path) -> None:
     """Write the HTML page, whole or not at all.
 
-    Raises UsageError where the packages of the extra 'report' are missing.
+    Raises UsageError where the packages of the extra 'report' are missing, or the folder is.
     """
-    text = html(found)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, html(found))
 
 
 def write_figures(found: Report, folder: Path) -> Sequence[Path]:

@@ -121,6 +121,14 @@ def test_a_file_that_is_no_text_is_one_clear_line(command, tmp_path):
     assert command("results", "import", file)[0] == 2
 
 
+@pytest.mark.parametrize("arguments", [("report", "-o"), ("results", "export")])
+def test_a_folder_that_is_not_there_is_named_and_not_our_own_file(command, tmp_path, arguments):
+    status, out, err = command(*arguments, tmp_path / "no" / "x.html")
+    assert (status, out) == (2, "")
+    assert f"there is no folder '{tmp_path / 'no'}'; make it, or name another file" in err
+    assert "partial" not in err
+
+
 def test_published_numbers_lie_beside_ones_own(tmp_path, monkeypatch, capsys):
     made = reported(tmp_path / "models", monkeypatch)
     table = tmp_path / "table.csv"

@@ -106,13 +106,14 @@ def export_results(
     """Write every score, run and published number as lines of JSON."""
     from gitmerge_eval.evaluation import evaluating, exchange
     from gitmerge_eval.git.repository import Repository
+    from gitmerge_eval.whole_file import write_whole
 
     lines = list(exchange.export(evaluating.results_path(Repository.here())))
     text = "".join(f"{line}\n" for line in lines)
     if str(file) == "-":
         print(text, end="")
     else:
-        file.write_text(text, encoding="utf-8")
+        write_whole(file, text)
     typer.echo(f"{len(lines)} results", err=True)
 
 

@@ -14,7 +14,13 @@ With a ``family`` the file declares a benchmark of the user's own (``docs/guide.
     benchmark = "domainnet-classification-mini"
     task = "fruit-quickdraw"
     checkpoint = "model.safetensors"
-    licence = "Apache-2.0"                # optional, as is description
+    licence = "Apache-2.0"                # optional, as is all that follows; 'license' will do
+    licence_name = "…"                    # of one that has no identifier, with its link
+    licence_link = "https://…"
+    description = "category fruit, domain quickdraw"
+    authors = ["Ada Lovelace"]
+    hub = "ada/fruit-quickdraw"           # this model on the Hugging Face Hub
+    base_model = "laion/CLIP-ViT-B-32"    # and the one that it was made from
 
 These files are data: names are looked up among the installed benchmarks, and nothing that a branch
 holds is imported or run.
@@ -72,6 +78,13 @@ class ConstituentDeclaration:
     checkpoint: str
     licence: str | None = None
     description: str | None = None
+    licence_name: str | None = None
+    licence_link: str | None = None
+    authors: tuple[str, ...] = ()
+    hub: str | None = None
+    """This model's identifier on the Hugging Face Hub."""
+    base_model: str | None = None
+    """The one of the model that it was made from."""
 
     @property
     def path(self) -> str:
@@ -86,7 +99,12 @@ class ConstituentDeclaration:
             "task": self.task,
             "checkpoint": self.checkpoint,
             "licence": self.licence,
+            "licence_name": self.licence_name,
+            "licence_link": self.licence_link,
             "description": self.description,
+            "authors": self.authors or None,
+            "hub": self.hub,
+            "base_model": self.base_model,
         }
         return "".join(f"{k} = {_literal(v)}\n" for k, v in values.items() if v is not None)
 
@@ -153,9 +171,34 @@ def constituent(text: bytes, where: str) -> ConstituentDeclaration:
         benchmark=_text(values, "benchmark", where),
         task=_text(values, "task", where),
         checkpoint=checkpoint,
-        licence=_text(values, "licence", where) if "licence" in values else None,
-        description=_text(values, "description", where) if "description" in values else None,
+        authors=_authors(values, where),
+        **_optional(values, where),
     )
+
+
+_OPTIONAL = ("licence", "licence_name", "licence_link", "description", "hub", "base_model")
+
+
+def _optional(values: Mapping[str, Any], where: str) -> dict[str, str]:
+    """What a constituent may say besides; the Hub's spelling of licences is taken, too."""
+    given = dict(values)
+    for key in [key for key in values if key.startswith("license")]:
+        ours = key.replace("license", "licence", 1)
+        if given.setdefault(ours, given.pop(key)) != values[key]:
+            raise EvaluationError(
+                f"{where} has '{key}' and '{ours}' with different values; leave one of them out"
+            )
+    return {key: _text(given, key, where) for key in _OPTIONAL if key in given}
+
+
+def _authors(values: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    found = values.get("authors", [])
+    names = [found] if isinstance(found, str) else found
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise EvaluationError(
+            f"{where}: 'authors' is no list of names; write authors = [\"Ada Lovelace\"]"
+        )
+    return tuple(names)
 
 
 def _benchmark(text: bytes, where: str) -> BenchmarkDeclaration:
@@ -196,6 +239,8 @@ def _literal(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, (int, float)):
         return repr(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_literal, value))}]"
     if not isinstance(value, str):
         raise EvaluationError(f"a setting is {value!r}; use text, a number, true or false")
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')

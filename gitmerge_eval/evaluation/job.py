@@ -24,7 +24,7 @@ from typing import Any
 from gitmerge_eval.errors import GitMergeEvalError
 from gitmerge_eval.evaluation import evaluating, reporting
 from gitmerge_eval.evaluation.declarations import BENCHMARK_FILE
-from gitmerge_eval.evaluation.subjects import merge_of_ours
+from gitmerge_eval.evaluation.parts import merge_of_ours
 from gitmerge_eval.git import process, trailers
 from gitmerge_eval.git.repository import Repository
 

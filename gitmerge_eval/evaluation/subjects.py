@@ -7,7 +7,7 @@ merge is ours where the model in its tree is the one that the trailers record.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,10 +18,9 @@ from gitmerge_eval.evaluation.declarations import (
     BenchmarkDeclaration,
     ConstituentDeclaration,
     benchmark_at,
-    constituent,
-    constituent_blobs,
     constituents_at,
 )
+from gitmerge_eval.evaluation.parts import declarations_of, merge_of_ours, parts_of
 from gitmerge_eval.evaluation.workspace import NO_COMPANIONS, Companions, companions_at
 from gitmerge_eval.git import trailers
 from gitmerge_eval.git.repository import Repository
@@ -79,15 +78,6 @@ class Model:
         """What its scores belong to: the checkpoint's blob, and a digest of its companions."""
         digest = self.companions.digest
         return f"{self.blob}+{digest}" if digest else self.blob
-
-
-def merge_of_ours(repository: Repository, commit: str) -> MergeTrailers | None:
-    """The trailers of a merge whose recorded model is the one in its tree, else None."""
-    merge = trailers.read(repository, commit)
-    if merge is None:
-        return None
-    true = any(repository.blob_id(commit, path) == blob for blob, path in merge.models)
-    return merge if true else None
 
 
 def subject_at(
@@ -285,41 +275,14 @@ def _spanned(benchmark: Benchmark, held_in: Sequence[str]) -> tuple[str, ...]:
 
 
 def _leaves(repository: Repository, commit: str, name: str, base: str | None) -> Iterator[Leaf]:
-    """The constituents that ``commit`` is made of; of a merge of merges, those of all of them."""
-    if not repository.succeeds("cat-file", "-e", f"{commit}^{{commit}}"):
-        raise EvaluationError(
-            f"constituent '{name}' ({commit[:10]}) is not in this clone; fetch its branch, or all "
-            "of a shallow clone with 'git fetch --unshallow'"
-        )
-    merge = merge_of_ours(repository, commit)
-    if merge is not None and merge.constituents:
-        origin = merge.bases[0] if merge.bases else None
-        for part, part_name in merge.constituents:
-            yield from _leaves(repository, part, part_name, origin)
-        return
-    for path, blob in _own_declarations(repository, commit, name, base).items():
-        yield Leaf(commit, constituent(repository.blob(blob), f"'{path}' of '{name}'"))
-
-
-def _own_declarations(
-    repository: Repository, commit: str, name: str, base: str | None
-) -> Mapping[str, str]:
-    present = constituent_blobs(repository, commit)
-    if not present:
-        raise EvaluationError(
-            f"'{name}' ({commit[:10]}) declares no task; commit a file constituents/<name>.toml "
-            "with name, benchmark, task and checkpoint on its branch"
-        )
-    if base is None:
-        return present
-    # A branch that started from another model carries that model's files too.
-    for stem in (name, name.rsplit("/", 1)[-1]):
-        path = f"constituents/{stem}.toml"
-        if path in present:
-            return {path: present[path]}
-    inherited = constituent_blobs(repository, base)
-    own = {path: blob for path, blob in present.items() if inherited.get(path) != blob}
-    return own or present
+    for part in parts_of(repository, commit, name, base):
+        declared = declarations_of(repository, part)
+        if not declared:
+            raise EvaluationError(
+                f"'{part.name}' ({part.commit[:10]}) declares no task; commit a file "
+                "constituents/<name>.toml with name, benchmark, task and checkpoint on its branch"
+            )
+        yield from (Leaf(part.commit, declaration) for declaration in declared)
 
 
 def _of_one_model(

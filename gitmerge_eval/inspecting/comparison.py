@@ -17,7 +17,7 @@ from gitmerge_eval.checkpoints.changes import GroupChange, changes
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.modules import modules
 from gitmerge_eval.errors import UnknownName, UsageError
-from gitmerge_eval.evaluation.subjects import merge_of_ours
+from gitmerge_eval.evaluation.parts import merge_of_ours
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.git.trees import entries, tensor_paths
 from gitmerge_eval.inspecting.contributions import WHOLE

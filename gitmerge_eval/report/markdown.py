@@ -60,17 +60,22 @@ def _table(table: Table) -> str:
     lines = [
         f"**{escaped(table.caption)}**",
         "",
-        _line(titles),
-        _line(marks + (["---"] if traced else [])),
+        table_row(titles),
+        table_row(marks + (["---"] if traced else [])),
     ]
     for row, cells in table.shown():
         traces = [f"`{t.spec[:8] or '–'}·{t.data[:8]}`" for t in row.traces]
         more = [traces[0] if len(traces) == 1 else f"{len(traces)} merges"] if traces else [""]
-        lines.append(_line([*map(escaped, cells), *(more if traced else [])]))
+        lines.append(table_row([*map(escaped, cells), *(more if traced else [])]))
     return "\n".join(lines)
 
 
-def _line(cells: Iterable[str]) -> str:
+def table_row(cells: Iterable[str]) -> str:
+    """A row of a table; the cells are Markdown.
+
+    >>> table_row(["a", "b"])
+    '| a | b |'
+    """
     return f"| {' | '.join(cells)} |"
 
 

@@ -30,4 +30,5 @@ def declared(
         build=functions.build,
         train=functions.train,
         reference="arXiv 2409.18314, section 4 and appendix C.1",
+        family="open_clip",
     )

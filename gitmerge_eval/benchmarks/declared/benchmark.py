@@ -66,6 +66,7 @@ def benchmark(
         collect=functions.collect,
         train=functions.train if "fine_tuning" in values else None,
         reference="benchmark.toml",
+        family=chosen,
         **places,
     )
 

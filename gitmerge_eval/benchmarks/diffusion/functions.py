@@ -83,4 +83,5 @@ def declared(
         train=functions.train,
         summarise=summarise,
         reference="arXiv 2409.18314, section 5 and appendix C.2",
+        family="diffusers",
     )

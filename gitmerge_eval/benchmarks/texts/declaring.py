@@ -38,6 +38,7 @@ def declare(
         build=functions.build,
         train=functions.train,
         reference=reference,
+        family="transformers",
     )
 
 
