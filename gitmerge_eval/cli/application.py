@@ -10,6 +10,7 @@ from gitmerge_eval import __version__
 from gitmerge_eval.cli import (
     advising,
     benchmarking,
+    carding,
     cleaning,
     converting,
     declaring,
@@ -34,7 +35,7 @@ application = typer.Typer(
 )
 for room in (
     setup, inspection, verifying, seeing, declaring, evaluation, studying, benchmarking, cleaning,
-    converting, reporting, advising, sharing,
+    converting, reporting, advising, sharing, carding,
 ):  # fmt: skip
     room.add_to(application)
 
