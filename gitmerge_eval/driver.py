@@ -3,9 +3,9 @@
     gitmerge-eval driver %O %A %B %P
 
 Git gives three cleaned versions; the result replaces %A. Status 0: merged; 1: conflict, %A stays
-ours. The default is the algebra of task vectors, ours + (theirs - base): ``git cherry-pick`` adds
-a task vector, ``git revert`` subtracts it. Other methods by ``merge-eval.driver.method`` and
-``merge-eval.driver.<option>``.
+ours, and ``gitmerge-eval resolve`` goes on from there. The default is the algebra of task vectors,
+ours + (theirs - base): ``git cherry-pick`` adds a task vector, ``git revert`` subtracts it. Other
+methods by ``merge-eval.driver.method`` and ``merge-eval.driver.<option>``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from gitmerge_eval.errors import GitMergeEvalError, UsageError
 from gitmerge_eval.git.repository import Repository
 
 CONFLICT = 1
+_REMEDY = (
+    "  the file is as it was; go on with 'gitmerge-eval resolve', or give up with Git's own --abort"
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -35,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
         ):
             print(f"gitmerge-eval: {line}", file=sys.stderr)
     except (GitMergeEvalError, OSError) as error:
-        print(f"gitmerge-eval: {error}", file=sys.stderr, flush=True)
+        print(f"gitmerge-eval: {error}\n{_REMEDY}", file=sys.stderr, flush=True)
         return CONFLICT
     return 0
 

@@ -24,6 +24,7 @@ from gitmerge_eval.git.trailers import MergeTrailers
 from gitmerge_eval.git.trees import changed_tensor_paths, differing, renames
 from gitmerge_eval.merging import combining
 from gitmerge_eval.merging import options as merge_options
+from gitmerge_eval.merging.choices import decided
 from gitmerge_eval.merging.comparing import compare, written_model
 from gitmerge_eval.merging.computing import Progress, compute, silent
 from gitmerge_eval.merging.devices import DEFAULT_RESOURCES, Resources
@@ -232,7 +233,8 @@ def plan_from(
     )
     base, sources = sources_from(repository, record, path, merge)
     sources = [s for s in sources if base is None or not s.equals(base)]
-    return plan_checkpoint(repository, path, chosen, base, sources, accumulate)
+    plan = plan_checkpoint(repository, path, chosen, base, sources, accumulate)
+    return decided(plan, _resolutions(repository, record, path, merge))
 
 
 def sources_from(
@@ -252,6 +254,20 @@ def sources_from(
         if there is not None:
             sources.append(open_source(repository, commit, there, name))
     return base, sources
+
+
+def _resolutions(
+    repository: Repository, record: MergeTrailers, path: str, merge: str
+) -> dict[str, Source]:
+    """group -> the model that it was taken from, where it was in conflict."""
+    found = {}
+    for commit, model, groups in record.resolutions:
+        if model == path:
+            _require(repository, commit, "a side of the conflict")
+            there = _path_in(repository, commit, path, merge) or path
+            source = open_source(repository, commit, there, commit[:10])
+            found.update(dict.fromkeys(groups, source))
+    return found
 
 
 def _require(repository: Repository, commit: str, what: str) -> None:

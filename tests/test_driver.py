@@ -125,7 +125,7 @@ def _blob(repository, file):
     return repository.git.text("hash-object", "-w", "--no-filters", file)
 
 
-def test_wrong_input_leaves_ours_and_says_why_in_one_line(repository, files, capsys, tmp_path):
+def test_wrong_input_leaves_ours_and_says_why_and_how_to_go_on(repository, files, capsys, tmp_path):
     base, ours, theirs = files()
     before = (tmp_path / "A").read_bytes()
     cases = [
@@ -138,13 +138,14 @@ def test_wrong_input_leaves_ours_and_says_why_in_one_line(repository, files, cap
         assert driver.main([base, ours, theirs, MODEL]) == 1
         error = capsys.readouterr().err
         assert message in error
-        assert error.count("\n") == 1
+        assert error.count("\n") == 2
+        assert "go on with 'gitmerge-eval resolve'" in error
         repository.run("config", "--unset", key)
     (tmp_path / "B").write_bytes(b"{<<<<<<< ours")
     assert driver.main([base, ours, theirs, MODEL]) == 1
     assert f"'{MODEL}' of 'theirs': not git-theta metadata" in capsys.readouterr().err
     assert driver.main([base, ours, str(tmp_path / "absent"), MODEL]) == 1
-    assert capsys.readouterr().err.count("\n") == 1
+    assert capsys.readouterr().err.count("\n") == 2
     assert driver.main([]) == 1
     assert "takes four arguments" in capsys.readouterr().err
     assert (tmp_path / "A").read_bytes() == before

@@ -17,6 +17,7 @@ from gitmerge_eval.cli import (
     evaluation,
     inspection,
     reporting,
+    resolving,
     seeing,
     setup,
     sharing,
@@ -34,8 +35,8 @@ application = typer.Typer(
     rich_markup_mode=None,
 )
 for room in (
-    setup, inspection, verifying, seeing, declaring, evaluation, studying, benchmarking, cleaning,
-    converting, reporting, advising, sharing, carding,
+    setup, inspection, verifying, seeing, resolving, declaring, evaluation, studying, benchmarking,
+    cleaning, converting, reporting, advising, sharing, carding,
 ):  # fmt: skip
     room.add_to(application)
 

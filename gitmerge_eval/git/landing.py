@@ -102,7 +102,7 @@ def land(repository: Repository, landing: Landing, merger: Process | None) -> No
             entered = hashlib.sha256(journal.index_entries(repository, environment)).hexdigest()
             record = replace(record, index=entered)
             journal.write(repository, record)
-            _swap_index(repository, index, copy, before)
+            swap_index(repository, index, copy, before)
             # Nobody is left to commit this: a work tree that looks merged would be a trap.
             _check_wanted(merger)
     journal.journal_path(repository).unlink()
@@ -180,7 +180,7 @@ def _apply(
     placed: dict[str, Path] = {}
     for path, file in landing.prepared.items():
         if path not in landing.skipped:
-            _place(repository, path, file)
+            place(repository, path, file)
             placed[path] = file.metadata
     if placed:
         # Without the old entries first: a merged checkpoint has the old one's size and may have its
@@ -211,7 +211,8 @@ def _apply(
         repository.run("update-index", "-z", "--index-info", stdin=stages, environment=environment)
 
 
-def _place(repository: Repository, path: str, file: PreparedFile) -> None:
+def place(repository: Repository, path: str, file: PreparedFile) -> None:
+    """Rename a prepared file into the work tree; MergeRefused where it has no room there."""
     target = journal.at(repository, path)
     target.parent.mkdir(parents=True, exist_ok=True)
     content = file.content
@@ -235,7 +236,9 @@ def _place(repository: Repository, path: str, file: PreparedFile) -> None:
     content.replace(target)
 
 
-def _swap_index(repository: Repository, index: Path, copy: Path, before: bytes) -> None:
+def swap_index(repository: Repository, index: Path, copy: Path, before: bytes) -> None:
+    """Put ``copy`` in the index' place; MergeRefused where another process has changed or locked
+    the index, whose entries were ``before``."""
     lock = index.with_name(f"{index.name}.lock")
     try:
         os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))

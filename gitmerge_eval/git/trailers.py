@@ -20,9 +20,10 @@ BASE = "Merge-Base"
 CONSTITUENT = "Merge-Constituent"
 MODEL = "Merge-Model"
 SPEC = "Merge-Spec"
+RESOLUTION = "Merge-Resolution"
 SWEEP = "Merge-Sweep"
 TOOL = "Merge-Tool"
-KEYS = (METHOD, OPTIONS, BASE, CONSTITUENT, MODEL, SPEC, SWEEP, TOOL)
+KEYS = (METHOD, OPTIONS, BASE, CONSTITUENT, MODEL, SPEC, RESOLUTION, SWEEP, TOOL)
 
 SWEEP_VARIABLE = "GITMERGE_EVAL_SWEEP"
 """Where ``gitmerge-eval sweep --merge`` tells the strategy what to write into that trailer."""
@@ -71,6 +72,9 @@ class MergeTrailers:
     """(blob, path)."""
     specs: tuple[tuple[str, str], ...] = ()
     """(digest, path)."""
+    resolutions: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
+    """(commit, path, groups): groups in conflict that are as the model at ``path`` has them in that
+    commit, or deleted where it has none."""
     sweep: str = ""
     """``<digest> <criterion> <score> of <n> candidates`` where a sweep chose method and options."""
     tool: str = f"gitmerge-eval {__version__}"
@@ -84,6 +88,10 @@ class MergeTrailers:
             *(f"{CONSTITUENT}: {commit} {quoted(name)}" for commit, name in self.constituents),
             *(f"{MODEL}: {blob} {quoted(path)}" for blob, path in self.models),
             *(f"{SPEC}: {digest} {quoted(path)}" for digest, path in self.specs),
+            *(
+                f"{RESOLUTION}: {commit} {canonical_json({path: sorted(groups)})}"
+                for commit, path, groups in self.resolutions
+            ),
             *([f"{SWEEP}: {self.sweep}"] if self.sweep else []),
             f"{TOOL}: {self.tool}",
         )
@@ -113,10 +121,15 @@ class MergeTrailers:
                 constituents=named(CONSTITUENT),
                 models=named(MODEL),
                 specs=named(SPEC),
+                resolutions=tuple(
+                    (commit, path, tuple(map(str, groups)))
+                    for commit, text in (value.split(" ", 1) for value in values(RESOLUTION))
+                    for path, groups in json.loads(text).items()
+                ),
                 sweep=(values(SWEEP) or [""])[-1],
                 tool=(values(TOOL) or [""])[-1],
             )
-        except ValueError:
+        except (ValueError, AttributeError, TypeError):
             return None
 
 
@@ -257,7 +270,10 @@ def _true_lines(state: MergeState, repository: Repository) -> list[str]:
     lines = []
     for line in state.trailers:
         key, _, value = line.partition(": ")
-        if key in (MODEL, SPEC) and unquoted(value.partition(" ")[2]) in replaced:
+        rest = value.partition(" ")[2]
+        if key in (MODEL, SPEC) and unquoted(rest) in replaced:
+            continue
+        if key == RESOLUTION and replaced & set(json.loads(rest)):
             continue
         lines.append(line)
     return lines

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from gitmerge_eval.checkpoints import statistics_index
 from gitmerge_eval.checkpoints.lora import configuration_of
 from gitmerge_eval.errors import CheckpointError, InvalidOption, MergeRefused
+from gitmerge_eval.git.conflicts import Origin
 from gitmerge_eval.git.heads import Heads, base_for
 from gitmerge_eval.git.repository import EMPTY_TREE, Repository
 from gitmerge_eval.git.textmerge import StagedEntry
@@ -38,6 +39,10 @@ class Decision:
     message: str = ""
     known: frozenset[str] = frozenset()
     """Every file that the model has in any of the commits."""
+    disputed: CheckpointPlan | None = None
+    """In a conflict of groups: the merge that they stand in the way of."""
+    sides: Mapping[str, Origin] = field(default_factory=dict)
+    """In such a conflict: where base, ours and theirs are."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +221,11 @@ class _Deciding:
         accumulate = choose_accumulate(self.options.accumulate)
         plan = plan_checkpoint(self.repository, self.path, self.options, base, sources, accumulate)
         if reason := conflicts_in(plan):
-            return self._conflict(original, versions, reason)
+            conflict = self._conflict(original, versions, reason)
+            message = conflict.message
+            if plan.in_state("conflict"):
+                message += ", or take one side of each with 'gitmerge-eval resolve'"
+            return replace(conflict, disputed=plan, sides=self._sides(base), message=message)
         return Decision(self.path, "merged", files, origin, plan)
 
     def _base_commit(self) -> str | None:
@@ -244,10 +253,19 @@ class _Deciding:
             raise error.within(f"'{label}'") from None
 
     def _open(self, commit: str) -> Source:
+        origin = self._origin(commit)
+        return open_source(self.repository, commit, origin.path, origin.label)
+
+    def _origin(self, commit: str) -> Origin:
         there = self.path
         if not self.models.files(there, self.commits[commit]):
             there = self.old_path
-        return open_source(self.repository, commit, there, self.heads.name(commit))
+        return Origin(commit, there, self.heads.name(commit))
+
+    def _sides(self, base: Source | None) -> dict[str, Origin]:
+        original = {"base": Origin(base.commit, base.path, base.label)} if base else {}
+        ours, theirs = self.heads.head, self.heads.remotes[0]
+        return {**original, "ours": self._origin(ours), "theirs": self._origin(theirs)}
 
     def _conflict(
         self,

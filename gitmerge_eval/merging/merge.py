@@ -6,7 +6,6 @@ work tree; :func:`gitmerge_eval.git.landing.land` then does the short rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from gitmerge_eval.checkpoints.checkpoint import smudge
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import Metadata
 from gitmerge_eval.errors import MergeRefused
-from gitmerge_eval.git import trailers
+from gitmerge_eval.git import conflicts, trailers
 from gitmerge_eval.git.heads import Heads
 from gitmerge_eval.git.landing import Landing, PreparedFile, land
 from gitmerge_eval.git.process import Process
@@ -23,7 +22,7 @@ from gitmerge_eval.git.scratch import scratch_folder
 from gitmerge_eval.git.sparse import kept_out
 from gitmerge_eval.git.textmerge import TextMerge, merge_text
 from gitmerge_eval.git.trees import Entry, write_tree
-from gitmerge_eval.merging import combining, computing, deciding
+from gitmerge_eval.merging import combining, computing, deciding, provenance
 from gitmerge_eval.merging.deciding import Decision, Tensors
 from gitmerge_eval.merging.devices import Resources, choose_device
 from gitmerge_eval.merging.fetching import fetch
@@ -91,6 +90,8 @@ def merge(
             trailers.remove_state(repository)
             raise
     model_conflicts = [d for d in tensors.decisions if d.kind == "conflict"]
+    for decision in model_conflicts:
+        _remember(repository, decision, options)
     return Merged(
         tuple(sorted({*text.conflicts, *(d.path for d in model_conflicts)})),
         (*text.messages, *(d.message for d in model_conflicts), *prepared.remarks),
@@ -243,45 +244,38 @@ def _leave_state(
     plans = prepared.tensors.plans
     if not plans:
         return
-    named = {
-        source.commit: trailers.NamedCommit(source.commit, source.label)
-        for plan in plans
-        for source in plan.constituents
-    }
-    order = [commit for commit in heads.candidates if commit in named]
-    record = trailers.MergeTrailers(
-        method=options.method.name,
-        options=trailer_options(
-            plans[0].options, plans[0].spec.accumulate, options, max(p.rank or 0 for p in plans)
-        ),
-        bases=tuple(dict.fromkeys(p.base.commit for p in plans if p.base and p.base.commit)),
-        constituents=tuple((commit, named[commit].name) for commit in order),
-        models=tuple(pair for plan in plans for pair in prepared.models[plan.spec.path]),
-        specs=tuple((plan.spec.digest, plan.spec.path) for plan in plans),
-        sweep=trailers.sweep_from_environment(),
-    )
+    order = heads.candidates
+    record = provenance.record(options.method, plans, prepared.models, order)
     trailers.write_state(
         repository,
         trailers.MergeState(
             head=heads.head,
             remotes=heads.remotes,
             trailers=record.lines(),
-            constituents=tuple(named[commit] for commit in order),
-            models=tuple(
-                trailers.MergedModel(path, blob, plan.spec.digest, plan.spec.path)
-                for plan in plans
-                for blob, path in prepared.models[plan.spec.path]
-            ),
+            constituents=tuple(trailers.NamedCommit(*pair) for pair in record.constituents),
+            models=provenance.merged_models(plans, prepared.models),
             # Of two models by one spec the first is the one that was computed.
             costs={report.digest: asdict(report.cost) for report in reversed(prepared.reports)},
         ),
     )
 
 
-def trailer_options(
-    values: Mapping[str, object], accumulate: str, options: MergeOptions, rank: int = 0
-) -> dict[str, object]:
-    """All of a merge's options by their names on the command line, defaults included."""
-    names = {parameter.name: parameter.option for parameter in options.method.hyperparameters}
-    shown = {names[name]: value for name, value in values.items() if value is not None}
-    return {**shown, **({"rank": rank} if rank else {}), "accumulate": accumulate}
+def _remember(repository: Repository, decision: Decision, options: MergeOptions) -> None:
+    """How the groups of a model in conflict were to be merged, for 'gitmerge-eval resolve'."""
+    if decision.disputed is None:
+        return
+    sources = decision.disputed.constituents
+    conflicts.remember(
+        repository,
+        conflicts.Conflict(
+            decision.path,
+            {
+                path: {conflicts.SIDES[s.stage - 1]: s.entry.object_id for s in staged}
+                for path, staged in decision.stages.items()
+            },
+            options.method.name,
+            options.items,
+            decision.sides,
+            tuple(conflicts.Origin(s.commit, s.path, s.label) for s in sources),
+        ),
+    )

@@ -46,6 +46,16 @@ class MergeOptions:
     rank: int | None = None
     """The highest rank of a merged adapter's factors."""
 
+    @property
+    def items(self) -> dict[str, str]:
+        """All that matters to a merge but method and base, as on a command line."""
+        general = {
+            "accumulate": self.accumulate,
+            "device": self.resources.device,
+            "memory": self.resources.memory,
+        }
+        return {**self.given, **general, **({"rank": str(self.rank)} if self.rank else {})}
+
 
 def parse(
     items: Sequence[tuple[str, str | None]], settings: Mapping[str, str] | None = None
@@ -61,12 +71,7 @@ def parse(
         if name in GIT_OPTIONS:
             git[name] = value
         elif value is None:
-            known = name in GENERAL or any(
-                name == parameter.option
-                for m in methods.load().values()
-                for parameter in m.hyperparameters
-            )
-            if not known:
+            if name not in GENERAL and not owners(name):
                 raise _unknown(name, None)
             raise InvalidOption(f"option '{name}' needs a value: {name}=<value>")
         else:
@@ -106,15 +111,19 @@ def settings(repository: Repository, section: str = "merge-eval") -> dict[str, s
     }
 
 
-def _unknown(name: str, method: MergeMethod | None) -> UsageError:
-    owners = [
-        owner.name
-        for owner in methods.load().values()
-        if any(name == parameter.option for parameter in owner.hyperparameters)
+def owners(option: str) -> list[str]:
+    """The methods that have an option of this name."""
+    return [
+        method.name
+        for method in methods.load().values()
+        if any(option == parameter.option for parameter in method.hyperparameters)
     ]
-    if method and owners:
+
+
+def _unknown(name: str, method: MergeMethod | None) -> UsageError:
+    if method and (having := owners(name)):
         return UsageError(
-            f"method '{method.name}' has no option '{name}'; it belongs to {', '.join(owners)}: "
+            f"method '{method.name}' has no option '{name}'; it belongs to {', '.join(having)}: "
             "choose the method with method=<name>"
         )
     known = [*GENERAL, *difflib.get_close_matches(name, GIT_OPTIONS, n=1)]

@@ -21,7 +21,7 @@ from gitmerge_eval.merging.models import single_of
 from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan
 from gitmerge_eval.records import Positions
 
-COPIED = ("identical", "added", "not-averaged")
+COPIED = ("identical", "taken", "added", "not-averaged")
 """States in which the stored object is referenced again."""
 
 IsThere = Callable[[str, bytes], bool]
@@ -60,7 +60,7 @@ class Output:
         durable: bool = True,
     ) -> None:
         self.plan, self.store, self._durable = plan, store, durable
-        self.header = (plan.base or plan.constituents[0]).metadata.header
+        self.header = plan.header
         self._groups = {
             g.name: g for g in plan.groups if g.record is not None and g.state != "conflict"
         }

@@ -38,7 +38,7 @@ class GroupPlan:
 
     name: str
     state: str
-    """identical, merged, tied, added, deleted, not-averaged or conflict."""
+    """identical, merged, tied, taken (from one side), added, deleted, not-averaged or conflict."""
     record: GroupRecord | None
     """The result where nothing is computed; for 'merged' a record with shape and dtype."""
     remark: str = ""
@@ -61,6 +61,15 @@ class CheckpointPlan:
     """Of an adapter: what the result will look like."""
     rank: int | None = None
     """The highest rank of an adapter's factors; None for whatever is exact."""
+    own_header: Mapping[str, str] | None = None
+    """safetensors' own metadata of the result, where it is not that of the base."""
+
+    @property
+    def header(self) -> Mapping[str, str]:
+        """safetensors' own metadata of the result: of the base, or of the first constituent."""
+        if self.own_header is not None:
+            return self.own_header
+        return (self.base or self.constituents[0]).metadata.header
 
     def in_state(self, state: str) -> tuple[GroupPlan, ...]:
         """The groups in one state."""

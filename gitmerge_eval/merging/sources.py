@@ -110,7 +110,7 @@ def open_source(repository: Repository, commit: str, path: str, label: str) -> S
         if sharded.is_index(there):
             source = _open_shards(repository, commit, path, label, blob)
         else:
-            metadata = _metadata(repository, blob)
+            metadata = metadata_of(repository, blob)
             source = Source(label, commit, there, blob, metadata)
             source = as_adapter(repository, source)
     except CheckpointError as error:
@@ -126,7 +126,8 @@ def zeros(like: Source) -> Source:
     )
 
 
-def _metadata(repository: Repository, blob: str) -> Metadata:
+def metadata_of(repository: Repository, blob: str) -> Metadata:
+    """A checkpoint's metadata by its blob, tracked or not; CheckpointError for anything else."""
     content = repository.blob(blob)
     # A file that was committed before it was tracked is stored now as tracking would have.
     return Metadata.parse(
@@ -141,7 +142,7 @@ def _open_shards(repository: Repository, commit: str, path: str, label: str, blo
     listed = repository.run("ls-tree", "-z", "--full-tree", commit, "--", *folder).fields
     there = {line.split("\t", 1)[1]: line.split()[2] for line in listed}
     parts = {
-        PurePosixPath(shard).name: _metadata(repository, there[shard])
+        PurePosixPath(shard).name: metadata_of(repository, there[shard])
         for shard in shard_paths(path, index)
         if shard in there
     }

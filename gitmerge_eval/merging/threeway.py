@@ -3,52 +3,40 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gitmerge_eval.checkpoints import statistics_index
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.lora import configuration_of, has_factors
-from gitmerge_eval.checkpoints.metadata import Metadata
-from gitmerge_eval.errors import CheckpointError, MergeRefused
+from gitmerge_eval.errors import CheckpointError, InvalidOption, MergeRefused, MissingBase
+from gitmerge_eval.git import conflicts
+from gitmerge_eval.git.conflicts import Conflict
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.hyperparameters import Hyperparameter
-from gitmerge_eval.merging import options as merge_options
+from gitmerge_eval.merging import driver_options, task_vector
 from gitmerge_eval.merging.computing import compute
 from gitmerge_eval.merging.devices import choose_accumulate
+from gitmerge_eval.merging.fetching import fetch
 from gitmerge_eval.merging.options import MergeOptions
-from gitmerge_eval.merging.planning import plan_checkpoint
-from gitmerge_eval.merging.sources import Source, as_adapter, open_source
-from gitmerge_eval.records import MergeMethod, ParameterGroup
+from gitmerge_eval.merging.planning import CheckpointPlan, plan_checkpoint
+from gitmerge_eval.merging.sources import Source, as_adapter, metadata_of, open_source
+from gitmerge_eval.merging.task_vector import TASK_VECTOR
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-SECTION = "merge-eval.driver"
-
-
-def add_task_vector(group: ParameterGroup, *, scale: float) -> Tensor:
-    """Ours + λ · (theirs - θ_p), element by element: λ = 1 adds all of their task vector."""
-    ours, theirs = group.constituents
-    assert group.base is not None
-    return ours + scale * (theirs - group.base)
-
-
-TASK_VECTOR = MergeMethod(
-    name="task-vector",
-    title="addition of the other side's task vector",
-    kernel=add_task_vector,
-    arrays="any",
-    reference="Ilharco et al. 2023, arXiv 2212.04089",
-    hyperparameters=(Hyperparameter("scale", float, 1.0, "the factor of their task vector", "λ"),),
-    needs_base=lambda options: True,
-    ordered=True,
+_OTHER_HEADS = (
+    *("CHERRY_PICK_HEAD", "REVERT_HEAD", "REBASE_HEAD", "MERGE_HEAD", "ORIG_HEAD"),
+    *("CHERRY_PICK_HEAD^", "REVERT_HEAD^", "refs/stash"),
 )
-"""What the driver does unless another method is configured; its sides are not alike."""
 
-_OTHER_HEADS = ("CHERRY_PICK_HEAD", "REVERT_HEAD", "REBASE_HEAD", "MERGE_HEAD", "ORIG_HEAD")
+
+@dataclass(frozen=True)
+class Sides:
+    """The three versions of one file."""
+
+    path: str
+    base: Source | None
+    ours: Source
+    theirs: Source
 
 
 def merge_files(
@@ -57,49 +45,94 @@ def merge_files(
     """Merge ``ours`` and ``theirs`` against ``base`` into ``ours``; remarks, in words.
 
     Raises MergeRefused where groups conflict and PrerequisiteError where the configured method
-    lacks something; the file is then as it was.
+    lacks something; the file is then as it was, and 'gitmerge-eval resolve' knows what it was to
+    be.
     """
     if path.endswith(".json") and statistics_index.is_statistic(path):
         ours.write_bytes(_merge_indexes(ours.read_bytes(), theirs.read_bytes()))
         return []
     if statistics_index.is_statistic(path):
         return [f"'{path}' kept as ours: a statistic belongs to one checkpoint"]
-    chosen = _options(repository)
-    original = _source(repository, base, path, "the base")
-    sides = [
-        _with_statistics(repository, source)
-        for source in (
-            _source(repository, ours, path, "ours"),
-            _source(repository, theirs, path, "theirs"),
-        )
-        if source is not None
-    ]
-    accumulate = choose_accumulate(chosen.accumulate)
-    plan = plan_checkpoint(repository, path, chosen, original, sides, accumulate)
-    if conflicts := plan.in_state("conflict"):
-        listed = "\n".join(f"  {group.name}: {group.remark}" for group in conflicts)
+    blobs = {
+        side: repository.write_blob(data)
+        for side, file in zip(conflicts.SIDES, (base, ours, theirs), strict=True)
+        # Git gives an empty base where both sides added the file.
+        if (data := file.read_bytes()) or side != "base"
+    }
+    chosen = driver_options.configured(repository)
+    conflict = Conflict(path, {path: blobs}, chosen.method.name, chosen.items)
+    conflicts.remember(repository, conflict)
+    sides = open_sides(repository, path, blobs, chosen)
+    store = ObjectStore(repository)
+    plan = plan_sides(repository, sides, chosen, store)
+    if groups := plan.in_state("conflict"):
+        listed = "\n".join(f"  {group.name}: {group.remark}" for group in groups)
         raise MergeRefused(f"CONFLICT (model): '{path}': these groups cannot be merged:\n{listed}")
-    done = compute(plan, ObjectStore(repository), resources=chosen.resources)
-    ours.write_bytes(done.metadata.serialize())
-    return [f"{path}: {plan.spec.method}, {done.report.count('merged')} parameter groups merged"]
+    fetch(store, [plan])
+    done = compute(plan, store, resources=chosen.resources)
+    data = done.metadata.serialize()
+    ours.write_bytes(data)
+    conflicts.forget(repository, path)
+    count = done.report.count("merged") + done.report.count("tied")
+    return [
+        f"{path}: {plan.spec.method}, {count} parameter groups merged",
+        *done.report.notices,
+        *(remark for group in done.report.groups for remark in group.remarks[:1] if remark),
+        *_stale(repository, sides, repository.run("hash-object", "--stdin", stdin=data).text),
+        *driver_options.misplaced(repository),
+    ]
 
 
-def _options(repository: Repository) -> MergeOptions:
-    configured = merge_options.settings(repository, SECTION)
-    chosen = merge_options.parse([], configured)
-    if "method" in configured:
-        return chosen
-    given = {"scale": configured.get("scale", "1.0")}
-    TASK_VECTOR.options(given)
-    return replace(chosen, method=TASK_VECTOR, given=given)
+def open_sides(
+    repository: Repository, path: str, blobs: Mapping[str, str], chosen: MergeOptions
+) -> Sides:
+    """The versions of a file by their blobs, with the statistics that the method may need."""
+    found = {side: _source(repository, blob, path, side) for side, blob in blobs.items()}
+    ours, theirs = (
+        _with_statistics(repository, found[side], chosen) for side in ("ours", "theirs")
+    )
+    return Sides(path, found.get("base"), ours, theirs)
 
 
-def _source(repository: Repository, file: Path, path: str, label: str) -> Source | None:
-    data = file.read_bytes()
-    if not data:  # Git gives an empty base where both sides added the file.
-        return None
+def plan_sides(
+    repository: Repository, sides: Sides, chosen: MergeOptions, store: ObjectStore
+) -> CheckpointPlan:
+    """The merge of ours and theirs by the driver's method.
+
+    Raises PrerequisiteError and InvalidOption; groups that conflict are in the plan.
+    """
+    values = chosen.method.options(chosen.given)
+    if sides.base is None and chosen.method.needs_base(values):
+        raise MissingBase(
+            f"'{chosen.method.name}' needs a base, and '{sides.path}' was added on both sides; "
+            f"take one of the two, or merge them by another method "
+            f"(-c {driver_options.SECTION}.method=average)"
+        )
+    accumulate = choose_accumulate(chosen.accumulate)
+    constituents = [sides.ours, sides.theirs]
+    plan = plan_checkpoint(repository, sides.path, chosen, sides.base, constituents, accumulate)
+    if chosen.rank and not plan.outline:
+        raise InvalidOption(f"option 'rank' is for adapters, and '{sides.path}' is none")
+    if chosen.method is TASK_VECTOR:
+        plan = task_vector.settled(plan, store)
+    return replace(plan, own_header=_merged_header(sides))
+
+
+def _merged_header(sides: Sides) -> dict[str, str]:
+    """safetensors' own metadata: ours, with what they changed of it and we did not."""
+    base = sides.base.metadata.header if sides.base else {}
+    ours, theirs = dict(sides.ours.metadata.header), sides.theirs.metadata.header
+    for key in {*base, *theirs}:
+        if theirs.get(key) != base.get(key) == ours.get(key):
+            ours.pop(key, None)
+            ours |= {key: theirs[key]} if key in theirs else {}
+    return ours
+
+
+def _source(repository: Repository, blob: str, path: str, side: str) -> Source:
+    label = "the base" if side == "base" else side
     try:
-        metadata = Metadata.parse(data)
+        metadata = metadata_of(repository, blob)
     except CheckpointError as error:
         raise error.within(f"'{path}' of '{label}'") from None
     if (beside := configuration_of(path)) and has_factors(metadata.groups):
@@ -108,23 +141,43 @@ def _source(repository: Repository, file: Path, path: str, label: str) -> Source
             "driver cannot change; use 'git merge -X method=task-arithmetic <branch>', or merge "
             "the adapter into its model"
         )
-    return as_adapter(repository, Source(label, "", path, repository.write_blob(data), metadata))
+    return as_adapter(repository, Source(label, "", path, blob, metadata))
 
 
-def _with_statistics(repository: Repository, source: Source) -> Source:
+def _with_statistics(repository: Repository, source: Source, chosen: MergeOptions) -> Source:
     """The statistics of the commit that this version comes from, where it can be told which."""
-    for commit in _candidates(repository):
+    needed = chosen.method.statistics(chosen.method.options(chosen.given))
+    for commit in _candidates(repository, source, bool(needed)):
         if repository.blob_id(commit, source.path) == source.blob:
             found = open_source(repository, commit, source.path, source.label)
-            return replace(source, commit=commit, statistics=found.statistics)
+            if set(needed) <= found.statistics.keys():
+                return replace(source, commit=commit, statistics=found.statistics)
     return source
 
 
-def _candidates(repository: Repository) -> Iterator[str]:
+def _candidates(repository: Repository, source: Source, needed: bool) -> Iterator[str]:
+    """Commits that may have the version, the likeliest first; Git does not say which has it."""
     yield "HEAD"
-    yield from (head for head in _OTHER_HEADS if repository.path(head).exists())
+    for head in _OTHER_HEADS:
+        yield from repository.run("rev-parse", "-q", "--verify", head, check=False).text.split()
     prefix = "GITHEAD_"
     yield from (name.removeprefix(prefix) for name in os.environ if name.startswith(prefix))
+    if needed:
+        yield from repository.text("for-each-ref", "--format=%(objectname)").split()
+        search = ("log", "--all", "--format=%H", f"--find-object={source.blob}")
+        yield from repository.text(*search, "--", source.path).split()
+
+
+def _stale(repository: Repository, sides: Sides, blob: str) -> list[str]:
+    """What to do about the statistics beside the result, which are of other versions."""
+    known = {**sides.theirs.statistics, **sides.ours.statistics}
+    stale = sorted(kind for kind, found in known.items() if found.entry.checkpoint != blob)
+    if not stale:
+        return []
+    return [
+        f"the statistics of '{sides.path}' ({', '.join(stale)}) are of another version now; before "
+        f"a merge that needs them, compute them anew: gitmerge-eval stats {' '.join(stale)}"
+    ]
 
 
 def _merge_indexes(ours: bytes, theirs: bytes) -> bytes:

@@ -19,8 +19,8 @@ from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.merging import candidates
 from gitmerge_eval.merging.devices import DEFAULT_RESOURCES, Resources
 from gitmerge_eval.merging.flops import statistics_flops
-from gitmerge_eval.merging.merge import trailer_options
 from gitmerge_eval.merging.planning import CheckpointPlan
+from gitmerge_eval.merging.provenance import trailer_options
 from gitmerge_eval.studies.executor import (
     HERE,
     Executor,
@@ -213,7 +213,9 @@ class Study:
             spec=plan.spec.digest,
             path=plan.spec.path,
             method=plan.method.name,
-            options=trailer_options(plan.options, plan.spec.accumulate, chosen, plan.rank or 0),
+            options=trailer_options(
+                chosen.method, plan.options, plan.spec.accumulate, plan.rank or 0
+            ),
             constituents=trial.constituents,
             base=plan.spec.base,
             checkpoint=identity,

@@ -1,0 +1,107 @@
+"""What the configuration asks of the merge driver: ``merge-eval.driver.<option>``, all checked.
+
+A driver has no command line of its own; ``git -c merge-eval.driver.scale=0.5 cherry-pick …`` is
+one. What is given so and cannot be meant is refused; what lies in a configuration file may also
+be for another method than the one that is used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from gitmerge_eval import methods
+from gitmerge_eval.errors import UnknownName, UsageError
+from gitmerge_eval.git.repository import Repository
+from gitmerge_eval.merging import options as merge_options
+from gitmerge_eval.merging.options import MergeOptions
+from gitmerge_eval.merging.task_vector import TASK_VECTOR
+from gitmerge_eval.records import MergeMethod
+
+SECTION = "merge-eval.driver"
+GENERAL = tuple(name for name in merge_options.GENERAL if name != "base")
+"""Git itself says what the base is."""
+
+
+@dataclass(frozen=True)
+class _Given:
+    value: str
+    here: bool
+    """Whether it was given for this very command."""
+
+
+def configured(repository: Repository) -> MergeOptions:
+    """The driver's method and options; UnknownName, UsageError or InvalidOption, with the key."""
+    found = _settings(repository, SECTION)
+    name = found.pop("method").value if "method" in found else TASK_VECTOR.name
+    method = _method(name)
+    own = {parameter.option for parameter in method.hyperparameters}
+    for option, given in found.items():
+        if option not in own and option not in GENERAL:
+            _refuse(option, given, method)
+    items = {option: found[option].value for option in found if option in {*own, *GENERAL}}
+    return build(name, items)
+
+
+def misplaced(repository: Repository) -> list[str]:
+    """What was given for this command and is read by merges only, in words."""
+    known = {*merge_options.GENERAL, *(p.option for p in TASK_VECTOR.hyperparameters)}
+    return [
+        f"'merge-eval.{option}' is for merges; the driver's is '{SECTION}.{option}'"
+        for option, given in _settings(repository, "merge-eval").items()
+        if given.here and (option in known or merge_options.owners(option))
+    ]
+
+
+def build(name: str, items: Mapping[str, str]) -> MergeOptions:
+    """The options of a driver's merge by the method called ``name``."""
+    method = _method(name)
+    if method is not TASK_VECTOR:
+        return merge_options.parse([("method", name), *items.items()])
+    own = {p.option: items[p.option] for p in method.hyperparameters if p.option in items}
+    method.options(own)
+    others = [(option, value) for option, value in items.items() if option not in own]
+    return replace(merge_options.parse(others), method=method, given=own)
+
+
+def _method(name: str) -> MergeMethod:
+    if name == TASK_VECTOR.name:
+        return TASK_VECTOR
+    known = methods.load()
+    if name not in known:
+        raise UnknownName.among("merge method", name, [*known, TASK_VECTOR.name])
+    return known[name]
+
+
+def _refuse(option: str, given: _Given, method: MergeMethod) -> None:
+    if option == "base":
+        raise UsageError(
+            f"'{SECTION}.base' cannot be chosen: Git gives the driver its base; 'git merge "
+            "--strategy-option=base=<revision>' can"
+        )
+    owners = merge_options.owners(option)
+    if not owners:
+        known = [*GENERAL, *(parameter.option for parameter in method.hyperparameters)]
+        raise UnknownName.among(f"option '{SECTION}.<option>'", option, known)
+    if given.here:
+        raise UsageError(
+            f"the driver's method is '{method.name}', which has no option '{option}'; it belongs "
+            f"to {', '.join(owners)}: choose one with -c {SECTION}.method=<name>"
+        )
+
+
+def _settings(repository: Repository, section: str) -> dict[str, _Given]:
+    """option -> what counts of the keys right below ``section``."""
+    pattern = f"^{section}\\.[^.]*$"
+    done = repository.run("config", "-z", "--show-scope", "--get-regexp", pattern, check=False)
+    fields = os.fsdecode(done.stdout).split("\0")[:-1]
+    found = {}
+    for scope, line in _pairs(fields):
+        key, _, value = line.partition("\n")
+        found[key.removeprefix(f"{section}.")] = _Given(value, scope == "command")
+    return found
+
+
+def _pairs(fields: list[str]) -> Iterable[tuple[str, str]]:
+    return zip(fields[0::2], fields[1::2], strict=True)
