@@ -111,7 +111,7 @@ def _added(name: str, sides: Sequence[GroupRecord], store: ObjectStore, path: st
 def add_whole_numbers(
     name: str, base: NDArray[Any], ours: NDArray[Any], theirs: NDArray[Any]
 ) -> NDArray[Any]:
-    """Ours + (theirs - base) for integers; for booleans the sum modulo 2, the exclusive or.
+    """Ours + (theirs - base) for integers; a boolean is whoever's changed it: two cannot disagree.
 
     An element that one side changed becomes that side's, and counters add up. Raises
     NumericalError, naming the group, where a sum does not fit the dtype.
@@ -120,7 +120,7 @@ def add_whole_numbers(
     array([10,  4])
     """
     if ours.dtype == np.bool_:
-        return np.asarray(ours ^ theirs ^ base)
+        return np.where(ours == base, theirs, ours)
     # Python's integers hold any sum of three numbers of 64 bits.
     wide = np.int64 if ours.dtype.itemsize < 8 else object
     total = ours.astype(wide) + (theirs.astype(wide) - base.astype(wide))
