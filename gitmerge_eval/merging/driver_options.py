@@ -35,12 +35,13 @@ def configured(repository: Repository) -> MergeOptions:
     """The driver's method and options; UnknownName, UsageError or InvalidOption, with the key."""
     found = _settings(repository, SECTION)
     name = found.pop("method").value if "method" in found else TASK_VECTOR.name
-    method = _method(name)
-    own = {parameter.option for parameter in method.hyperparameters}
-    for option, given in found.items():
-        if option not in own and option not in GENERAL:
-            _refuse(option, given, method)
-    items = {option: found[option].value for option in found if option in {*own, *GENERAL}}
+    known = _known(_method(name))
+    # What lies in a file may be for another method, which a command chooses.
+    items = {
+        option: given.value
+        for option, given in found.items()
+        if given.here or option in known or not merge_options.owners(option)
+    }
     return build(name, items)
 
 
@@ -55,10 +56,11 @@ def misplaced(repository: Repository) -> list[str]:
 
 
 def build(name: str, items: Mapping[str, str]) -> MergeOptions:
-    """The options of a driver's merge by the method called ``name``."""
+    """The options of a driver's merge by the method called ``name``; errors as above."""
     method = _method(name)
-    if method is not TASK_VECTOR:
-        return merge_options.parse([("method", name), *items.items()])
+    for option in items:
+        if option not in _known(method):
+            _refuse(option, method)
     own = {p.option: items[p.option] for p in method.hyperparameters if p.option in items}
     method.options(own)
     others = [(option, value) for option, value in items.items() if option not in own]
@@ -74,21 +76,24 @@ def _method(name: str) -> MergeMethod:
     return known[name]
 
 
-def _refuse(option: str, given: _Given, method: MergeMethod) -> None:
+def _known(method: MergeMethod) -> list[str]:
+    return [*GENERAL, *(parameter.option for parameter in method.hyperparameters)]
+
+
+def _refuse(option: str, method: MergeMethod) -> None:
     if option == "base":
         raise UsageError(
-            f"'{SECTION}.base' cannot be chosen: Git gives the driver its base; 'git merge "
+            "option 'base' cannot be chosen here: Git says what the base is; 'git merge "
             "--strategy-option=base=<revision>' can"
         )
-    owners = merge_options.owners(option)
-    if not owners:
-        known = [*GENERAL, *(parameter.option for parameter in method.hyperparameters)]
-        raise UnknownName.among(f"option '{SECTION}.<option>'", option, known)
-    if given.here:
+    if owners := merge_options.owners(option):
         raise UsageError(
-            f"the driver's method is '{method.name}', which has no option '{option}'; it belongs "
-            f"to {', '.join(owners)}: choose one with -c {SECTION}.method=<name>"
+            f"method '{method.name}' has no option '{option}'; it belongs to {', '.join(owners)}: "
+            f"choose one of them ({SECTION}.method)"
         )
+    raise UnknownName.among(
+        f"option of '{SECTION}' with method '{method.name}':", option, _known(method)
+    )
 
 
 def _settings(repository: Repository, section: str) -> dict[str, _Given]:

@@ -143,8 +143,8 @@ def _land(
         journal.at(repository, path).write_bytes(data)
     for path in removed:
         journal.at(repository, path).unlink(missing_ok=True)
-    # Files in conflict are not taken out first, so that 'git checkout --merge' can bring the
-    # conflict back; the others are, because of Git's shortcuts by size and time.
+    # Files in conflict are not taken out first, so that Git remembers their stages ('git ls-files
+    # --resolve-undo'); the others are, because of Git's shortcuts by size and time.
     gone = {path: None for path in (*result.entries, *removed) if path not in stages}
     gone |= dict.fromkeys(removed)
     if gone:
