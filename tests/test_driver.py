@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from models import MODEL, ModelRepository, base_model, fine_tuned
+from models import MODEL, ModelRepository, base_model, fine_tuned, statistics_for
 from small_repositories import copied, settle
 
 from gitmerge_eval import driver
 from gitmerge_eval.checkpoints.statistics_index import StatisticEntry, parse, serialize
+from gitmerge_eval.merging import options
 
 FLOATING = ("first.weight", "second.weight", "first.bias", "scale")
 BASE = base_model()
@@ -149,6 +150,80 @@ def test_wrong_input_leaves_ours_and_says_why_and_how_to_go_on(repository, files
     assert driver.main([]) == 1
     assert "takes four arguments" in capsys.readouterr().err
     assert (tmp_path / "A").read_bytes() == before
+
+
+def picked_scale(repository, *options, status=0):
+    """``git -c … cherry-pick theirs`` on 'ours', and what became of one group."""
+    given = [word for option in options for word in ("-c", f"merge-eval.{option}")]
+    done = repository.run(*given, "cherry-pick", "theirs", status=status)
+    found = repository.tensors("HEAD")["scale"]
+    repository.run("reset", "--hard", "--quiet", "HEAD" if status else "HEAD~1")
+    return done.stderr, found
+
+
+def test_every_option_of_one_command_is_checked(repository, monkeypatch):
+    whole = OURS["scale"] + (THEIRS["scale"] - BASE["scale"])
+    # What merges do with their defaults: what they do not know belongs to another method.
+    assert options.parse([], {"sclae": "0.5"}).given == {}
+    cases = [
+        ("driver.sclae=0.5", "unknown merge-eval.driver option 'sclae'; did you mean 'scale'?"),
+        ("driver.density=0.5", "'task-vector' has no option 'density'; it belongs to ties,"),
+        ("driver.base=main", "option 'base' cannot be chosen here"),
+        ("driver.rank=4", "option 'rank' is for adapters"),
+        ("driver.scale=inf", "option 'scale' is 'inf'"),
+        ("driver.scale", "option 'scale' is ''"),
+        ("driver.method=task-vektor", "did you mean 'task-vector'?"),
+        ("driver.accumulate=float16", "not one of auto, float32, float64"),
+    ]  # fmt: skip
+    for option, message in cases:
+        error, found = picked_scale(repository, option, status=1)
+        assert message in error, option
+        assert torch.equal(found, OURS["scale"])
+    # In a file, an option may be for another method; one that no method has may not.
+    repository.run("config", "merge-eval.driver.density", "0.5")
+    repository.run("config", "merge-eval.driver.method", "average")
+    error, found = picked_scale(repository, "driver.method=task-vector")
+    assert torch.allclose(found, whole)
+    assert "gitmerge-eval: merge-eval" not in error
+    repository.run("config", "merge-eval.driver.densty", "0.5")
+    assert "did you mean" in picked_scale(repository, status=1)[0]
+
+
+def test_an_option_for_merges_is_not_taken_for_the_drivers_in_silence(repository):
+    error, found = picked_scale(repository, "scale=0.5")
+    assert torch.allclose(found, OURS["scale"] + (THEIRS["scale"] - BASE["scale"]))  # not half
+    assert "'merge-eval.scale' is for merges; the driver's is 'merge-eval.driver.scale'" in error
+    assert "is for merges" not in picked_scale(repository, "evaluate=off")[0]
+
+
+def test_statistics_of_a_commit_that_is_no_head(repository):
+    """Git does not say which commit the driver's files are of."""
+    for name, seed, model in (("ours", 1, OURS), ("theirs", 2, THEIRS)):
+        repository.run("switch", "--quiet", name)
+        repository.add_statistics({"fisher": statistics_for(model, seed)["fisher"]})
+        repository.commit("statistics")
+    repository.run("switch", "--quiet", "theirs")
+    (repository.folder / "later.txt").write_text("later\n")
+    repository.commit("later")
+    repository.run("switch", "--quiet", "ours")
+    given = ("-c", "merge-eval.driver.method=fisher")
+    done = repository.run(*given, "cherry-pick", "theirs~2", status=None)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (statistics_for(m, s)["fisher"]["scale"] for m, s in ((OURS, 1), (THEIRS, 2)))
+    expected = (ours * OURS["scale"].numpy() + theirs * THEIRS["scale"].numpy()) / (ours + theirs)
+    assert np.allclose(repository.tensors("HEAD")["scale"].numpy(), expected, rtol=1e-6)
+    # The file that is there now is of the model before, and a merge that needs it says so.
+    wanted = (
+        f"the statistics of '{MODEL}' (fisher) are of another version now; before a merge that "
+        "needs them, compute them anew: gitmerge-eval stats fisher"
+    )
+    assert wanted in done.stderr
+    error = repository.merge("-X", "method=fisher", "main", "theirs", status=2).stderr
+    assert "was computed on another version" in error
+    # Taken back while nothing has moved, they are right again.
+    repository.run("revert", "--no-edit", "HEAD")
+    done = repository.merge("-X", "method=fisher", "theirs", status=None)
+    assert done.returncode == 0, done.stderr
 
 
 def test_groups_in_conflict_are_listed(repository, capsys):

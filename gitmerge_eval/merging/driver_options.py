@@ -91,9 +91,8 @@ def _refuse(option: str, method: MergeMethod) -> None:
             f"method '{method.name}' has no option '{option}'; it belongs to {', '.join(owners)}: "
             f"choose one of them ({SECTION}.method)"
         )
-    raise UnknownName.among(
-        f"option of '{SECTION}' with method '{method.name}':", option, _known(method)
-    )
+    every = {name for other in methods.load().values() for name in _known(other)}
+    raise UnknownName.among(f"{SECTION} option", option, every | {*_known(method)})
 
 
 def _settings(repository: Repository, section: str) -> dict[str, _Given]:
