@@ -242,9 +242,7 @@ def apply_trailers(
         return False
     path = Path(message_file)
     # Latin-1 is reversible for any bytes: a message may be in any encoding.
-    text = path.read_bytes().decode("latin-1")
-    kept = [line for line in text.split("\n") if not line.startswith(tuple(f"{k}:" for k in KEYS))]
-    text = "\n".join(kept)
+    text = _without_record(path.read_bytes().decode("latin-1"))
     if text and not text.endswith("\n"):
         # Without it Git 2.39 glues the first trailer to the title.
         text += "\n"
@@ -260,6 +258,30 @@ def apply_trailers(
         os.fspath(path.absolute()),
     )
     return True
+
+
+def drop_copied(message_file: str | os.PathLike[str], repository: Repository) -> bool:
+    """Take the record of a merge out of a message that came with another commit's changes, as of
+    ``git cherry-pick -m 1``, unless the models that are to be committed are those of the record.
+
+    Returns whether anything was left out. Of an amended commit they are not ours to touch.
+    """
+    path = Path(message_file)
+    text = path.read_bytes().decode("latin-1")
+    named = [line.partition(": ")[2] for line in text.split("\n") if line.startswith(f"{MODEL}: ")]
+    try:
+        models = [(blob, unquoted(model)) for blob, _, model in (n.partition(" ") for n in named)]
+    except ValueError:
+        models = []
+    if models and all(repository.blob_id("", model) == blob for blob, model in models):
+        return False
+    path.write_bytes((_without_record(text).rstrip("\n") + "\n").encode("latin-1"))
+    return bool(named)
+
+
+def _without_record(text: str) -> str:
+    kept = [line for line in text.split("\n") if not line.startswith(tuple(f"{k}:" for k in KEYS))]
+    return "\n".join(kept)
 
 
 def _true_lines(state: MergeState, repository: Repository) -> list[str]:
