@@ -269,6 +269,8 @@ def drop_copied(message_file: str | os.PathLike[str], repository: Repository) ->
     path = Path(message_file)
     text = path.read_bytes().decode("latin-1")
     named = [line.partition(": ")[2] for line in text.split("\n") if line.startswith(f"{MODEL}: ")]
+    if not named:
+        return False  # the usual commit: not a byte of its message is touched
     try:
         models = [(blob, unquoted(model)) for blob, _, model in (n.partition(" ") for n in named)]
     except ValueError:
@@ -276,7 +278,7 @@ def drop_copied(message_file: str | os.PathLike[str], repository: Repository) ->
     if models and all(repository.blob_id("", model) == blob for blob, model in models):
         return False
     path.write_bytes((_without_record(text).rstrip("\n") + "\n").encode("latin-1"))
-    return bool(named)
+    return True
 
 
 def _without_record(text: str) -> str:
