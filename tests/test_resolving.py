@@ -6,6 +6,7 @@ import json
 import subprocess
 
 import pytest
+import safetensors.torch
 import torch
 from models import MODEL, ModelRepository, base_model, fine_tuned
 from small_repositories import copied, settle
@@ -208,6 +209,61 @@ def test_both_added_a_model_and_one_deleted_it(repository):
     repository.run("cherry-pick", "ours", status=1)
     done = resolve(repository, "--ours", status=2)
     assert f"'{MODEL}' is deleted in ours and changed on the other side" in done.stderr
+
+
+def save_shards(repository, model):
+    """Two shards and their index."""
+    names = sorted(model)
+    parts = {
+        f"model-{n}-of-00002.safetensors": names[i::2] for i, n in enumerate(("00001", "00002"))
+    }
+    for file, own in parts.items():
+        repository.save({name: model[name] for name in own}, file)
+    weights = {name: file for file, own in parts.items() for name in own}
+    document = {"metadata": {}, "weight_map": weights}
+    (repository.folder / f"{MODEL}.index.json").write_text(json.dumps(document, indent=2))
+
+
+def test_a_model_in_shards(repository):
+    repository.run("switch", "--quiet", "--create", "shards", "main")
+    repository.run("rm", "--quiet", MODEL)
+    save_shards(repository, BASE)
+    repository.commit("in shards")
+    wider = {**THEIRS, "scale": torch.zeros(2)}
+    for name, model in (("ours", OURS), ("theirs", THEIRS), ("wider", wider)):
+        repository.run("switch", "--quiet", "--create", f"shards-{name}", "shards")
+        save_shards(repository, model)
+        repository.commit(name)
+    repository.run("switch", "--quiet", "shards-ours")
+
+    def whole():
+        files = repository.folder.glob("model-0*.safetensors")
+        return {k: v for file in files for k, v in safetensors.torch.load_file(file).items()}
+
+    # The driver merges shard by shard.
+    repository.run("cherry-pick", "shards-theirs")
+    assert all(
+        torch.equal(whole()[n], added(n)) for n in ("first.weight", "scale", "second.weight")
+    )
+    repository.run("reset", "--hard", "--quiet", "HEAD~1")
+    repository.run("cherry-pick", "shards-wider", status=1)
+    resolve(repository, "--theirs")
+    repository.run("cherry-pick", "--continue")
+    assert torch.equal(whole()["scale"], wider["scale"])
+    assert torch.equal(whole()["first.weight"], added("first.weight"))
+    repository.run("reset", "--hard", "--quiet", "HEAD~1")
+    # The strategy merges the model as one, and so does the resolution.
+    repository.merge("-X", "method=average", "shards-wider", status=1)
+    resolve(repository, "--ours")
+    repository.run("commit", "--no-edit")
+    assert repository.run("status", "--porcelain").stdout == ""
+    assert torch.equal(whole()["scale"], OURS["scale"])
+    mean = (OURS["first.weight"].double() + THEIRS["first.weight"].double()) / 2
+    assert torch.equal(whole()["first.weight"], mean.float())
+    done = subprocess.run(
+        ["gitmerge-eval", "verify"], cwd=repository.folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 # --- misuse --------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.git.trees import FILTER
 from gitmerge_eval.merging import driver_options, threeway
 from gitmerge_eval.merging import options as merge_options
+from gitmerge_eval.merging.deciding import conflicts_in
 from gitmerge_eval.merging.devices import choose_accumulate
 from gitmerge_eval.merging.options import MergeOptions
 from gitmerge_eval.merging.planning import CheckpointPlan, plan_checkpoint
@@ -102,8 +103,8 @@ def open_model(
     sides, plan = open_one(repository, conflict, chosen)
     if plan.outline and (plan.in_state("conflict") or plan.outline.differences):
         raise MergeRefused(
-            f"'{conflict.path}' is an adapter, and is resolved as a whole only: take one side of "
-            "its files with 'git checkout --ours' or '--theirs', and 'git add' them"
+            f"'{conflict.path}': {conflicts_in(plan)}\n  or take one side of its files as a whole: "
+            "'git checkout --ours' or '--theirs', and 'git add' them"
         )
     return DisputedModel(conflict, chosen, plan, sides)
 
@@ -149,7 +150,7 @@ def _by_blobs(
             f"'{path}' is deleted in {min(absent)} and changed on the other side: keep it with "
             f"'git add {path}', or delete it with 'git rm {path}'"
         )
-    opened = threeway.open_sides(repository, path, blobs, chosen)
+    opened = threeway.open_sides(repository, path, blobs, chosen, alone=False)
     plan = threeway.plan_sides(repository, opened, chosen, ObjectStore(repository))
     base = {"base": opened.base} if opened.base else {}
     return {**base, "ours": opened.ours, "theirs": opened.theirs}, plan

@@ -25,8 +25,11 @@ from gitmerge_eval.git.trees import Entry, index_lines
 from gitmerge_eval.merging import computing
 from gitmerge_eval.merging.devices import Resources
 from gitmerge_eval.merging.fetching import fetch
+from gitmerge_eval.merging.models import is_plain
 from gitmerge_eval.merging.planning import CheckpointPlan
 from gitmerge_eval.records import MergeReport
+
+_MARKER = b"<<<<<<< "
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,8 @@ def _check_files(
             continue
         allowed = {*object_ids(stages.get(path, {})).values(), entry.object_id if entry else ""}
         allowed |= {repository.blob_id("", path) or ""}
+        if is_plain(path) and _MARKER in file.read_bytes():
+            continue  # as Git left it: text in conflict
         if repository.text("hash-object", f"--path={path}", "--", path) not in allowed:
             raise MergeRefused(
                 f"'{path}' in the work tree is neither side's version, and would be overwritten; "

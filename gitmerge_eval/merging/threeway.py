@@ -25,7 +25,7 @@ from gitmerge_eval.merging.task_vector import TASK_VECTOR
 
 _OTHER_HEADS = (
     *("CHERRY_PICK_HEAD", "REVERT_HEAD", "REBASE_HEAD", "MERGE_HEAD", "ORIG_HEAD"),
-    *("CHERRY_PICK_HEAD^", "REVERT_HEAD^", "refs/stash"),
+    *("CHERRY_PICK_HEAD^", "REVERT_HEAD^", "REBASE_HEAD^", "refs/stash", "refs/stash^"),
 )
 
 
@@ -84,10 +84,19 @@ def merge_files(
 
 
 def open_sides(
-    repository: Repository, path: str, blobs: Mapping[str, str], chosen: MergeOptions
+    repository: Repository,
+    path: str,
+    blobs: Mapping[str, str],
+    chosen: MergeOptions,
+    *,
+    alone: bool = True,
 ) -> Sides:
-    """The versions of a file by their blobs, with the statistics that the method may need."""
-    found = {side: _source(repository, blob, path, side) for side, blob in blobs.items()}
+    """The versions of a file by their blobs, with the statistics that the method may need.
+
+    ``alone``: nothing beside the file can be written, so that an adapter with a configuration is
+    refused (MergeRefused).
+    """
+    found = {side: _source(repository, blob, path, side, alone) for side, blob in blobs.items()}
     ours, theirs = (
         _with_statistics(repository, found[side], chosen) for side in ("ours", "theirs")
     )
@@ -101,16 +110,16 @@ def plan_sides(
 
     Raises PrerequisiteError and InvalidOption; groups that conflict are in the plan.
     """
-    values = chosen.method.options(chosen.given)
-    if sides.base is None and chosen.method.needs_base(values):
+    accumulate = choose_accumulate(chosen.accumulate)
+    constituents = [sides.ours, sides.theirs]
+    try:
+        plan = plan_checkpoint(repository, sides.path, chosen, sides.base, constituents, accumulate)
+    except MissingBase:
         raise MissingBase(
             f"'{chosen.method.name}' needs a base, and '{sides.path}' was added on both sides; "
             f"take one of the two, or merge them by another method "
             f"(-c {driver_options.SECTION}.method=average)"
-        )
-    accumulate = choose_accumulate(chosen.accumulate)
-    constituents = [sides.ours, sides.theirs]
-    plan = plan_checkpoint(repository, sides.path, chosen, sides.base, constituents, accumulate)
+        ) from None
     if chosen.rank and not plan.outline:
         raise InvalidOption(f"option 'rank' is for adapters, and '{sides.path}' is none")
     if chosen.method is TASK_VECTOR:
@@ -129,19 +138,32 @@ def _merged_header(sides: Sides) -> dict[str, str]:
     return ours
 
 
-def _source(repository: Repository, blob: str, path: str, side: str) -> Source:
+def _source(repository: Repository, blob: str, path: str, side: str, alone: bool) -> Source:
     label = "the base" if side == "base" else side
     try:
-        metadata = metadata_of(repository, blob)
+        source = Source(label, "", path, blob, metadata_of(repository, blob))
     except CheckpointError as error:
         raise error.within(f"'{path}' of '{label}'") from None
-    if (beside := configuration_of(path)) and has_factors(metadata.groups):
-        raise MergeRefused(
-            f"'{path}': an adapter's factors cannot be merged without '{beside}', which a merge "
-            "driver cannot change; use 'git merge -X method=task-arithmetic <branch>', or merge "
-            "the adapter into its model"
-        )
-    return as_adapter(repository, Source(label, "", path, blob, metadata))
+    if (beside := configuration_of(path)) and has_factors(source.metadata.groups):
+        if alone:
+            raise MergeRefused(
+                f"'{path}': an adapter's factors cannot be merged without '{beside}', which a "
+                "merge driver cannot change; 'gitmerge-eval resolve' merges both"
+            )
+        source = replace(source, commit=_holder(repository, source, beside))
+    return as_adapter(repository, source)
+
+
+def _holder(repository: Repository, source: Source, beside: str) -> str:
+    """A commit that has the version, and its configuration beside it."""
+    for commit in _candidates(repository, source, True):
+        there = repository.blob_id(commit, source.path) == source.blob
+        if there and repository.blob_id(commit, beside) is not None:
+            return commit
+    raise MergeRefused(
+        f"no commit here has '{source.path}' as it is in '{source.label}' with '{beside}' beside "
+        "it; take a side of both files with 'git checkout --ours' or '--theirs', and 'git add' them"
+    )
 
 
 def _with_statistics(repository: Repository, source: Source, chosen: MergeOptions) -> Source:

@@ -10,6 +10,8 @@ from models import ModelRepository
 from safetensors import safe_open
 from small_repositories import copied, settle
 
+from gitmerge_eval import resolving
+from gitmerge_eval.errors import MergeRefused
 from gitmerge_eval.git import trailers
 from gitmerge_eval.verifying import verify
 
@@ -275,16 +277,58 @@ def test_statistics_are_of_the_changes(repository):
     assert repository.verify().sound
 
 
-def test_a_cherry_pick_is_refused_with_the_remedy(repository):
-    repository.adapter(factors(0), settings())
+def test_cherry_pick_and_revert_are_finished_by_resolve(repository):
+    """The driver is given one file, and the configuration has to change with it."""
+    start, one, two = factors(0), factors(1), factors(2, rank=3)
+    repository.adapter(start, settings())
     repository.commit("adapter")
-    repository.adapter_branch("one", factors(1), settings())
+    repository.adapter_branch("one", one, settings())
     repository.git.run("switch", "--quiet", "--create", "two", "main")
-    repository.adapter(factors(2), settings())
+    repository.adapter(two, settings(r=3))
     repository.commit("two")
     done = repository.run("cherry-pick", "one", status=1)
-    assert "git merge" in done.stderr
-    repository.run("cherry-pick", "--abort")
+    assert "'gitmerge-eval resolve' merges both" in done.stderr
+    (resolved,) = resolving.resolve(repository.git)
+    assert resolved.report is not None
+    repository.run("cherry-pick", "--continue")
+    clean(repository)
+    sides = [changes(start, settings()), changes(one, settings()), changes(two, settings(r=3))]
+    picked = {module: sides[2][module] + sides[1][module] - sides[0][module] for module in SHAPES}
+    assert_changes(repository, picked, 5e-6)
+    # Another commit, so that the revert has to subtract.
+    moved = factors(3)
+    repository.adapter(moved, settings())
+    repository.commit("trained on")
+    repository.run("revert", "--no-edit", "HEAD~1", status=1)
+    resolving.resolve(repository.git)
+    repository.run("revert", "--continue")
+    clean(repository)
+    later = changes(moved, settings())
+    assert_changes(repository, {m: later[m] + sides[2][m] - picked[m] for m in SHAPES}, 1e-5)
+
+
+def test_configurations_in_conflict_are_replaced_and_local_ones_are_not(repository):
+    for name, rank in (("one", 2), ("two", 3)):
+        repository.adapter_branch(name, factors(rank, rank=rank), settings(r=rank))
+    repository.git.run("switch", "--quiet", "two")
+    repository.run("cherry-pick", "one", status=1)
+    configuration = repository.folder / CONFIGURATION
+    assert "<<<<<<< " in configuration.read_text()
+    as_git_left_it = configuration.read_bytes()
+    configuration.write_text(json.dumps(settings(r=7)))
+    with pytest.raises(MergeRefused, match=r"'adapter_config\.json' in the work tree is"):
+        resolving.resolve(repository.git)
+    configuration.write_bytes(as_git_left_it)
+    resolving.resolve(repository.git)
+    repository.run("cherry-pick", "--continue")
+    one, two = (changes(factors(r, rank=r), settings(r=r)) for r in (2, 3))
+    assert_changes(repository, {module: one[module] + two[module] for module in SHAPES}, 5e-6)
+    # A setting that cannot be merged is named.
+    repository.adapter_branch("biased", factors(4), settings(bias="all"))
+    repository.git.run("switch", "--quiet", "one")
+    repository.run("cherry-pick", "biased", status=1)
+    with pytest.raises(MergeRefused, match="bias"):
+        resolving.resolve(repository.git)
 
 
 def test_diffusers_files_with_alphas_and_headers(repository):
