@@ -61,7 +61,9 @@ def _prepare_commit_msg(repository: Repository, arguments: list[str]) -> None:
     state = trailers.read_state(repository)
     if state is not None and trailers.is_current(repository, state):
         trailers.apply_trailers(arguments[0], state, repository)
-    elif arguments[1:] != ["commit", "HEAD"] and trailers.drop_copied(arguments[0], repository):
+    elif repository.path("CHERRY_PICK_HEAD").exists() and trailers.drop_copied(
+        arguments[0], repository
+    ):
         print(
             "gitmerge-eval: left out the trailers Merge-* that came with the message: they are of "
             "another version of the model",

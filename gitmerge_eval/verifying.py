@@ -15,6 +15,7 @@ from gitmerge_eval.errors import (
     CorruptObject,
     GitError,
     GitMergeEvalError,
+    MergeRefused,
     MissingObject,
     UsageError,
 )
@@ -261,8 +262,15 @@ def _resolutions(
 ) -> dict[str, Source]:
     """group -> the model that it was taken from, where it was in conflict."""
     found = {}
+    parents = repository.text("log", "-1", "--format=%P", merge, "--").split()
+    sides = {*parents, *record.bases, *(commit for commit, _ in record.constituents)}
     for commit, model, groups in record.resolutions:
         if model == path:
+            if commit not in sides:
+                raise MergeRefused(
+                    f"its trailer Merge-Resolution takes groups from {commit[:10]}, which is no "
+                    "side of the merge"
+                )
             _require(repository, commit, "a side of the conflict")
             there = _path_in(repository, commit, path, merge) or path
             source = open_source(repository, commit, there, commit[:10])

@@ -14,6 +14,7 @@ from small_repositories import copied, settle
 from gitmerge_eval import resolving
 from gitmerge_eval.git import conflicts
 from gitmerge_eval.merging import staging
+from gitmerge_eval.verifying import verify
 
 BASE = base_model()
 OURS, THEIRS = fine_tuned(BASE, 1), fine_tuned(BASE, 2)
@@ -124,7 +125,7 @@ def test_a_stash_in_conflict(repository):
     repository.run("switch", "--quiet", "ours")
     repository.run("stash", "pop", status=1)
     done = resolve(repository, "--ours")
-    assert "conclude with 'git commit'" in done.stdout
+    assert "'git stash drop'" in done.stdout
     assert torch.equal(repository.tensors()["first.weight"], added("first.weight"))
     assert repository.run("stash", "list").stdout  # Git keeps it after a conflict
 
@@ -148,13 +149,14 @@ def test_a_merge_in_conflict_is_merged_by_its_method_and_verifies(repository):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "exact" in done.stdout
-    # A resolution that was edited is found out.
-    forged = message.replace(f"Merge-Resolution: {ours}", f"Merge-Resolution: {wider}")
-    repository.run("commit", "--amend", "--no-verify", "-m", forged)
-    done = subprocess.run(
-        ["gitmerge-eval", "verify"], cwd=repository.folder, capture_output=True, text=True
-    )
-    assert done.returncode == 1, done.stdout + done.stderr
+    # A resolution that was edited is found out, and one from somewhere else.
+    somewhere = repository.git.commit("theirs")
+    for other, why in ((wider, "scale"), (somewhere, "which is no side of the merge")):
+        forged = message.replace(f"Merge-Resolution: {ours}", f"Merge-Resolution: {other}")
+        repository.run("commit", "--amend", "-m", forged)
+        found = verify(repository.git, "HEAD")
+        assert not found.sound
+        assert why in str(found)
 
 
 def test_a_model_edited_after_it_was_resolved_has_no_trailers(repository):

@@ -66,7 +66,8 @@ def resolve(
         for model in found:
             _print(model)
         if all(model.report for model in found):
-            print(f"conclude with '{conclusion}'")
+            stashed = "nothing has to be concluded (Git keeps a stash: 'git stash drop')"
+            print(f"conclude with '{conclusion}'" if conclusion else stashed)
     left = any(model.left for model in found)
     raise typer.Exit(1 if left else 0)
 

@@ -89,7 +89,8 @@ def object_ids(stages: Stages) -> dict[str, str]:
 
 
 def conclusion(repository: Repository) -> str:
-    """How the user ends what is under way, once nothing is in conflict any more."""
+    """How the user ends what is under way, once nothing is in conflict any more; '' where that is
+    nothing: after a stash, a patch, or a switch with local changes."""
     if repository.path("rebase-apply/applying").exists():
         return "git am --continue"
     if any(repository.path(name).exists() for name in ("rebase-merge", "rebase-apply")):
@@ -97,7 +98,7 @@ def conclusion(repository: Repository) -> str:
     for head, verb in (("CHERRY_PICK_HEAD", "cherry-pick"), ("REVERT_HEAD", "revert")):
         if repository.path(head).exists():
             return f"git {verb} --continue"
-    return "git commit"
+    return "git commit" if repository.path("MERGE_HEAD").exists() else ""
 
 
 def _current(records: Iterable[Conflict], stages: Mapping[str, Stages]) -> list[Conflict]:

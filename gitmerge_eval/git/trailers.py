@@ -264,7 +264,7 @@ def drop_copied(message_file: str | os.PathLike[str], repository: Repository) ->
     """Take the record of a merge out of a message that came with another commit's changes, as of
     ``git cherry-pick -m 1``, unless the models that are to be committed are those of the record.
 
-    Returns whether anything was left out. Of an amended commit they are not ours to touch.
+    Returns whether anything was left out.
     """
     path = Path(message_file)
     text = path.read_bytes().decode("latin-1")

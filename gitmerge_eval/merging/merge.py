@@ -84,14 +84,15 @@ def merge(
         prepared.compute(options.resources, progress)
         landing = prepared.landing(text)
         _leave_state(repository, heads, options, prepared)
+        # Before, so that no kill leaves a conflict without it: it counts when the stages are there.
+        for decision in tensors.decisions:
+            _remember(repository, decision, options)
         try:
             land(repository, landing, merger)
         except BaseException:
             trailers.remove_state(repository)
             raise
     model_conflicts = [d for d in tensors.decisions if d.kind == "conflict"]
-    for decision in model_conflicts:
-        _remember(repository, decision, options)
     return Merged(
         tuple(sorted({*text.conflicts, *(d.path for d in model_conflicts)})),
         (*text.messages, *(d.message for d in model_conflicts), *prepared.remarks),
