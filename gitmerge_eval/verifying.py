@@ -22,7 +22,7 @@ from gitmerge_eval.errors import (
 from gitmerge_eval.git import trailers
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.git.trailers import MergeTrailers
-from gitmerge_eval.git.trees import changed_tensor_paths, differing, renames
+from gitmerge_eval.git.trees import changed_tensor_paths, differing, have_whole, renames
 from gitmerge_eval.merging import combining
 from gitmerge_eval.merging import options as merge_options
 from gitmerge_eval.merging.choices import decided
@@ -160,10 +160,15 @@ def _unrecorded(repository: Repository, commit: str, record: MergeTrailers) -> l
 
 
 def _merged_paths(repository: Repository, commit: str, parents: Sequence[str]) -> set[str]:
+    """The checkpoints that no parent has; one that a parent has elsewhere was only renamed."""
     if len(parents) < 2:
         return set()
     changed = set.intersection(*(differing(repository, parent, commit) for parent in parents))
-    return changed & changed_tensor_paths(repository, None, [commit])
+    return {
+        path
+        for path in changed & changed_tensor_paths(repository, None, [commit])
+        if not have_whole(repository, parents, str(repository.blob_id(commit, path)))
+    }
 
 
 def _recompute(

@@ -23,6 +23,7 @@ from gitmerge_eval.checkpoints.metadata import Metadata
 from gitmerge_eval.errors import GitError, InvalidOption, UsageError
 from gitmerge_eval.git import history
 from gitmerge_eval.git.repository import Repository
+from gitmerge_eval.verifying import verify
 
 BASE = base_model()
 INDEX = "statistics/index.json"
@@ -207,6 +208,31 @@ def test_trailers_that_were_copied(repository):
     repository.save(fine_tuned(BASE, 8))
     repository.run("commit", "--quiet", "--all", "-m", "words\n\nMerge-Model: 1234")
     assert kinds(found(repository, "HEAD^!")) == [("torn-trailers", "remark")]
+
+
+def test_parents_that_the_trailers_do_not_speak_of(repository):
+    """A true average of a and b, offered as the merge of left."""
+    repository.merge("-Xmethod=average", "a", "b")
+    message = repository.git.text("log", "-1", "--format=%B")
+    git = repository.git
+    other = git.text("commit-tree", "HEAD^{tree}", "-p", "HEAD^1", "-p", "left", "-m", message)
+    assert verify(git, other).sound
+    result = found(repository, f"{other}^!")
+    assert kinds(result) == [("other-constituent", "wrong")] * 2
+    assert f"merged 'a' ({git.commit('a')[:10]})" in result.findings[0].problem
+
+
+def test_a_model_that_was_renamed_on_one_side_is_the_other_sides(repository):
+    repository.run("switch", "--quiet", "--create", "moved")
+    repository.run("mv", MODEL, "weights.safetensors")
+    repository.commit("moved")
+    repository.merge("--no-edit", "left")
+    assert repository.git.blob_id("HEAD", "weights.safetensors") == repository.git.blob_id(
+        "left", MODEL
+    )
+    assert kinds(found(repository, "HEAD^!")) == []
+    with pytest.raises(UsageError, match="no checkpoint was merged in it"):
+        verify(repository.git, "HEAD")
 
 
 def test_a_squashed_merge_is_one_of_ours(repository):

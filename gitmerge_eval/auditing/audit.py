@@ -121,8 +121,9 @@ class _Auditing:
                 yield from _cut_off(self.repository, one)
             attested = models.attested(self.repository, one)
             self.merges += attested or (one.is_merge and bool(paths))
-            yield from models.in_models(self.repository, one, paths, contents)
-            yield from statistics.in_statistics(self.repository, one, complete=not ends)
+            whole = not ends
+            yield from models.in_models(self.repository, one, paths, contents, complete=whole)
+            yield from statistics.in_statistics(self.repository, one, complete=whole)
             yield from self._objects(one, paths, contents)
             if self.depth.recompute and attested:
                 yield from self._recompute(one)

@@ -24,8 +24,8 @@ class Finding:
     path: str
     """The file that it is about; '' for the commit itself."""
     kind: str
-    """no-trailer, text-merge, other-model, damaged, unfiltered, statistic, object, not-the-merge,
-    stale-trailers, stale-statistic, torn-trailers, not-here."""
+    """no-trailer, text-merge, other-model, other-constituent, damaged, unfiltered, statistic,
+    object, not-the-merge, stale-trailers, stale-statistic, torn-trailers, not-here."""
     verdict: str
     """wrong; unknown: something that is needed is not here; remark: to be known, and no fault;
     accepted: wrong, but for a reviewer's word."""

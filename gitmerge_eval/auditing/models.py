@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
@@ -11,9 +12,10 @@ from gitmerge_eval.checkpoints.sharded import is_index
 from gitmerge_eval.checkpoints.statistics_index import is_statistic
 from gitmerge_eval.git.history import Change, RecordedCommit
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.git.trees import COMPANIONS, tensor_paths_in_trees
+from gitmerge_eval.git.trees import COMPANIONS, have_whole, tensor_paths_in_trees
 from gitmerge_eval.merging.models import single_of
 
+_FULL_ID = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 MOST_MODELS = 2000
 """Files that a commit's trailers may name: each is looked up, and anybody may write a message."""
 
@@ -71,11 +73,17 @@ def _trees(repository: Repository, commits: Iterable[str]) -> dict[str, str]:
 
 
 def in_models(
-    repository: Repository, one: RecordedCommit, paths: set[str], contents: Contents
+    repository: Repository,
+    one: RecordedCommit,
+    paths: set[str],
+    contents: Contents,
+    *,
+    complete: bool = True,
 ) -> Iterator[Finding]:
     """What is to be said of the models that one commit changed, and of its trailers.
 
-    ``paths`` are its changed files that :func:`marked` found.
+    ``paths`` are its changed files that :func:`marked` found. Where the history is not
+    ``complete`` (a shallow clone), it is not asked who is an ancestor.
     """
     recorded = _recorded(one)
     broken = set()
@@ -88,6 +96,8 @@ def in_models(
             if _is_merged(repository, one, path):
                 yield _unrecorded(one, path, one.changes[path], contents)
     yield from _trailers(repository, one, recorded)
+    if one.is_merge and complete and attested(repository, one):
+        yield from _strangers(repository, one)
 
 
 def unnamed(one: RecordedCommit, paths: set[str]) -> set[str]:
@@ -105,7 +115,10 @@ def _is_merged(repository: Repository, one: RecordedCommit, path: str) -> bool:
     if not exists(one.changes[path].new) or (is_statistic(path) and one.record):
         return False  # a merge of ours adds statistics up; their index says of which checkpoint
     alone = PurePosixPath(path).name in COMPANIONS
-    return not alone or actual_blob(repository, one, _holder(path)) is not None
+    if alone and actual_blob(repository, one, _holder(path)) is None:
+        return False
+    # Renamed by one parent and changed by another, it is that one's whole model.
+    return not have_whole(repository, one.parents, one.changes[path].new)
 
 
 def _broken(one: RecordedCommit, path: str, change: Change, contents: Contents) -> Finding | None:
@@ -181,6 +194,28 @@ def _trailers(
             one, "", "torn-trailers", "its Merge-* trailers name no method, or are not readable: "
             "they mean nothing", REMARK,
         )  # fmt: skip
+
+
+def _strangers(repository: Repository, one: RecordedCommit) -> Iterator[Finding]:
+    """Constituents that a merge does not have behind it: its parents say other than its trailers.
+
+    A merge that was squashed has none of them behind it, and says so by having one parent.
+    """
+    assert one.record is not None
+    for commit, name in one.record.constituents[:MOST_MODELS]:
+        if commit in one.parents or _reaches(repository, one, commit):
+            continue
+        yield Finding.of(
+            one, "", "other-constituent",
+            f"its trailers say that it merged '{name}' ({commit[:10]}), and none of its parents "
+            "leads there: they were written for another merge, or the history was rewritten; merge "
+            "again",
+        )  # fmt: skip
+
+
+def _reaches(repository: Repository, one: RecordedCommit, commit: str) -> bool:
+    known = bool(_FULL_ID.fullmatch(commit))
+    return known and repository.succeeds("merge-base", "--is-ancestor", commit, one.commit)
 
 
 def actual_blob(repository: Repository, one: RecordedCommit, path: str) -> str | None:

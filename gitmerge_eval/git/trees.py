@@ -176,6 +176,15 @@ def changed_tensor_paths(
     }
 
 
+def have_whole(repository: Repository, commits: Iterable[str], blob: str) -> bool:
+    """Whether any of the commits has a file with this very content, under whatever name."""
+    return any(
+        entry.object_id == blob
+        for commit in commits
+        for entry in entries(repository, commit).values()
+    )
+
+
 def _is_file(repository: Repository, commit: str | None, path: str) -> bool:
     """Whether ``commit`` has a regular file there: no filter is run for a symbolic link."""
     if commit is None:

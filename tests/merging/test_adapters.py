@@ -11,6 +11,7 @@ from safetensors import safe_open
 from small_repositories import copied, settle
 
 from gitmerge_eval import resolving
+from gitmerge_eval.auditing.audit import audit
 from gitmerge_eval.errors import MergeRefused
 from gitmerge_eval.git import trailers
 from gitmerge_eval.verifying import verify
@@ -68,7 +69,10 @@ class AdapterRepository(ModelRepository):
 
     def verify(self):
         """What 'gitmerge-eval verify HEAD' finds; here, without importing torch anew."""
-        return verify(self.git, "HEAD", fresh=True)
+        found = verify(self.git, "HEAD", fresh=True)
+        looked_through = audit(self.git, ["HEAD"])
+        assert [f.kind for f in looked_through.findings if found.sound] == []
+        return found
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,17 @@ import json
 import pytest
 import safetensors.torch
 import torch
-from models import MODEL, ModelRepository, base_model, fine_tuned
+from models import (
+    MODEL,
+    ModelRepository,
+    base_model,
+    fine_tuned,
+    statistic_file,
+    statistics_for,
+)
 
 from gitmerge_eval import collecting, diagnosing
+from gitmerge_eval.auditing.audit import audit
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import Metadata
 from gitmerge_eval.git import trailers
@@ -93,6 +101,7 @@ def whole(models, tmp_path_factory):
 def verified(repository):
     """Whether 'gitmerge-eval verify HEAD' finds nothing; here, without importing torch anew."""
     found = verify(repository.git, "HEAD", fresh=True)
+    assert audit(repository.git, ["HEAD"]).sound is found.sound
     return found.sound and [(f.path, f.verdict) for f in found.findings] == [(INDEX, "exact")]
 
 
@@ -202,6 +211,14 @@ def test_statistics_are_of_the_whole_model(models, whole, tmp_path):
     assert source.statistics["trimmed"].entry.checkpoint == source.blob
     changed = {n for n, t in models["one"].items() if not torch.equal(t, base_model().get(n, t))}
     assert set(source.statistics["trimmed"].entry.layout) == changed - {"added.weight"}
+    assert audit(repository.git, ["HEAD"]).findings == ()
+    repository.save(fine_tuned(base_model(), 5))
+    repository.commit("further")
+    made_up = statistic_file("fisher", statistics_for(base_model(), 1)["fisher"])
+    for checkpoint, expected in ((blob, "stale-statistic"), ("1" * 40, "statistic")):
+        collecting.write_statistics(repository.git, INDEX, checkpoint, [made_up])
+        repository.commit("a statistic of another model")
+        assert [f.kind for f in audit(repository.git, ["HEAD", "^HEAD^"]).findings] == [expected]
 
 
 def test_conflicts_and_ordinary_merges_leave_no_markers_in_the_index(models, tmp_path):
