@@ -7,17 +7,22 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import safetensors.torch
-import torch
-from models import MODEL, ModelRepository, base_model, fine_tuned, statistics_for
-from small_repositories import copied, settle
+from audited_repositories import (
+    BASE,
+    amended,
+    built,
+    forge,
+    found,
+    kinds,
+    plain_server,
+    with_one,
+)
+from models import MODEL, fine_tuned
+from small_repositories import copied
 
 from gitmerge_eval import cli
-from gitmerge_eval.auditing.audit import Depth, audit
-from gitmerge_eval.checkpoints import statistics_index
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import Metadata
 from gitmerge_eval.errors import GitError, InvalidOption, UsageError
@@ -25,25 +30,10 @@ from gitmerge_eval.git import history
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.verifying import verify
 
-BASE = base_model()
-INDEX = "statistics/index.json"
-
-
-def with_one(name: str, seed: int) -> dict[str, torch.Tensor]:
-    """The base model with one group fine-tuned: two of these merge cleanly as text."""
-    return {**BASE, name: fine_tuned(BASE, seed)[name]}
-
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    """main is the base; a and b changed all, left and right one group each, far apart."""
-    made = ModelRepository(tmp_path_factory.mktemp("template") / "model", BASE)
-    for number, name in enumerate("ab"):
-        made.branch(name, fine_tuned(BASE, number), statistics_for(BASE, number))
-    made.branch("left", with_one("first.weight", 3))
-    made.branch("right", with_one("second.weight", 4))
-    settle(made)
-    return made
+    return built(tmp_path_factory.mktemp("template") / "model")
 
 
 @pytest.fixture
@@ -56,45 +46,9 @@ def without_hooks(repository):
     repository.git.run("config", "core.hooksPath", os.devnull)
 
 
-def found(repository, *words, **how):
-    git = repository.git if isinstance(repository, ModelRepository) else repository
-    allowed = how.pop("allowed", ())
-    revisions = history.arguments(git, words or ("main..HEAD",))
-    return audit(git, revisions, Depth(**how), allowed=allowed)
-
-
-def kinds(result):
-    return [(f.kind, f.verdict) for f in result.findings]
-
-
-def amended(repository, *arguments):
-    repository.run("commit", "--quiet", "--amend", "--all", "--no-edit", *arguments)
-
-
-def forge(folder: Path, into: str, branch: str) -> str:
-    """What a forge does to merge a pull request: in its bare repository, without a driver."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
-        )
-        return done.stdout.split("\n")[0].strip()
-
-    tree = git("merge-tree", "--write-tree", into, branch)
-    message = f"Merge pull request #7 from {branch}"
-    commit = git("commit-tree", tree, "-p", into, "-p", branch, "-m", message)
-    git("update-ref", f"refs/heads/{into}", commit)
-    return commit
-
-
 @pytest.fixture
 def bare(repository, tmp_path):
-    """A plain bare repository, as any server has it: nothing of ours is configured in it."""
-    folder = tmp_path / "forge.git"
-    subprocess.run(["git", "init", "--quiet", "--bare", folder], check=True)
-    repository.run("remote", "add", "origin", str(folder))
-    repository.run("push", "--quiet", "--all", "origin")
-    return Repository(folder)
+    return plain_server(repository, tmp_path / "forge.git")
 
 
 # --- merges --------------------------------------------------------------------------------------
@@ -294,93 +248,6 @@ def test_a_tensor_that_is_not_there_or_not_what_it_says(repository, bare):
     result = found(bare, "left^!", recompute=True)
     assert kinds(result) == [("object", "wrong")]
     assert "group 'first.weight': LFS object" in result.findings[0].problem
-
-
-# --- statistics ----------------------------------------------------------------------------------
-
-
-def rebound(repository, checkpoint):
-    """The index of statistics with every entry bound to ``checkpoint``."""
-    file = repository.folder / INDEX
-    index = json.loads(file.read_text())
-    for kinds_of in index.values():
-        for entry in kinds_of.values():
-            entry["checkpoint"] = checkpoint
-    file.write_text(json.dumps(index))
-    statistics_index.parse(file.read_bytes())
-
-
-def test_statistics_of_another_checkpoint(repository):
-    repository.run("switch", "--quiet", "left")
-    repository.run("checkout", "a", "--", "statistics", ".gitattributes")
-    repository.run("commit", "--quiet", "-m", "statistics")
-    result = found(repository, "HEAD^!")
-    assert kinds(result) == [("statistic", "wrong")] * 2
-    assert "is of another checkpoint" in result.findings[0].problem
-    assert [f.path for f in result.findings] == [
-        "statistics/fisher.safetensors",
-        "statistics/gram.safetensors",
-    ]
-
-
-def test_statistics_that_are_said_to_be_ones_own(repository):
-    repository.run("switch", "--quiet", "left")
-    repository.run("checkout", "a", "--", "statistics", ".gitattributes")
-    rebound(repository, repository.git.blob_id("HEAD", MODEL))
-    repository.run("commit", "--quiet", "--all", "-m", "statistics")
-    # A merge that needs them takes them.
-    repository.run("switch", "--quiet", "--create", "deceived", "main")
-    repository.merge("-Xmethod=fisher", "left", "b")
-    result = found(repository, "left^!")
-    assert kinds(result) == [("statistic", "wrong")] * 2
-    assert "the very same file belongs to the checkpoint" in result.findings[0].problem
-    assert "(a: fine-tuned)" in result.findings[0].problem
-    assert found(repository, "left^!", allowed=["left"]).sound
-
-
-def test_statistics_that_are_old_or_added_up_are_no_fault(repository):
-    repository.run("switch", "--quiet", "a")
-    repository.save(fine_tuned(BASE, 11))
-    repository.commit("further")
-    repository.add_statistics(statistics_for(BASE, 12))
-    rebound(repository, repository.git.blob_id("HEAD^", MODEL))
-    repository.commit("statistics of the model before")
-    result = found(repository, "main..HEAD")
-    assert (result.sound, set(kinds(result))) == (True, {("stale-statistic", "remark")})
-    repository.run("reset", "--quiet", "--hard", "HEAD~2")
-    repository.run("switch", "--quiet", "main")
-    repository.merge("-Xmethod=regmean", "a", "b")
-    result = found(repository, "HEAD~1..HEAD", recompute=True)
-    assert (result.sound, kinds(result)) == (True, [])
-
-
-def test_a_sum_of_statistics_that_was_tampered_with(repository):
-    """The merge of a merge would lean to where the sum says."""
-    repository.merge("-Xmethod=regmean", "a", "b")
-    repository.run("checkout", "a", "--", "statistics/gram.safetensors")
-    amended(repository)
-    # The file is a's, and said to be of the merge.
-    assert kinds(found(repository, "HEAD^!")) == [("statistic", "wrong")]
-    tensors = safetensors.torch.load_file(repository.folder / "statistics/gram.safetensors")
-    tensors = {name: 2 * tensor for name, tensor in tensors.items()}
-    repository.save(tensors, "statistics/gram.safetensors")
-    amended(repository)
-    assert found(repository, "HEAD^!").sound
-    result = found(repository, "HEAD^!", recompute=True)
-    assert kinds(result) == [("not-the-merge", "wrong")]
-    assert "statistic 'gram' is not the sum of the constituents'" in result.findings[0].problem
-
-
-def test_an_index_of_statistics_from_anybody(repository):
-    repository.run("switch", "--quiet", "a")
-    index = json.loads((repository.folder / INDEX).read_text())
-    fields = index[MODEL]["gram"]
-    for hostile in ({"path": 5}, {"checkpoint": "--batch"}, {"layout": []}, {"path": "../../x"}):
-        content = {MODEL: {"gram": {**fields, **hostile}}}
-        (repository.folder / INDEX).write_text(json.dumps(content))
-        repository.run("commit", "--quiet", "--all", "--amend", "--no-edit")
-        expected = [] if hostile.get("path") == "../../x" else [("damaged", "wrong")]
-        assert kinds(found(repository, "HEAD^!")) == expected, hostile
 
 
 # --- ranges and the command ----------------------------------------------------------------------

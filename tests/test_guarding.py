@@ -6,25 +6,17 @@ import shutil
 import subprocess
 
 import pytest
-from models import MODEL, ModelRepository, base_model, fine_tuned
-from small_repositories import copied, opened, settle, without_heavy_imports
-from test_audit import forge, with_one
+from audited_repositories import built, forge, plain_server
+from models import MODEL, base_model, fine_tuned
+from small_repositories import copied, opened, without_heavy_imports
 from workflows import CI, Workflow
-
-from gitmerge_eval.git.repository import Repository
 
 ZEROS = "0" * 40
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    made = ModelRepository(tmp_path_factory.mktemp("template") / "model", base_model())
-    for number, name in enumerate("ab"):
-        made.branch(name, fine_tuned(base_model(), number))
-    made.branch("left", with_one("first.weight", 3))
-    made.branch("right", with_one("second.weight", 4))
-    settle(made)
-    return made
+    return built(tmp_path_factory.mktemp("template") / "model")
 
 
 @pytest.fixture
@@ -34,12 +26,7 @@ def repository(template, tmp_path):
 
 @pytest.fixture
 def server(repository, tmp_path):
-    """A bare repository with all branches, and nothing of ours configured."""
-    folder = tmp_path / "server.git"
-    subprocess.run(["git", "init", "--quiet", "--bare", folder], check=True)
-    repository.run("remote", "add", "origin", str(folder))
-    repository.run("push", "--quiet", "--all", "origin")
-    return Repository(folder)
+    return plain_server(repository, tmp_path / "server.git")
 
 
 def guard(server):

@@ -104,6 +104,19 @@ def test_the_comment_says_what_a_reviewer_asks(evaluated):
     assert text.count("<details>") == text.count("</details>") == 1
 
 
+def test_a_merge_of_ones_own_may_be_under_way(evaluated):
+    repository = evaluated.repository
+    repository.run("merge", "-q", "--no-commit", "-Xmethod=ties", *HEADS)
+    files = [repository.path(n) for n in ("MERGE_HEAD", "MERGE_MSG", "gitmerge-eval/state")]
+    under_way = [file.read_text() for file in files]
+    before = state(repository)
+    assert previewed(evaluated, "tool-sketch", options=["method=ties"]).possible
+    assert state(repository) == before
+    assert [file.read_text() for file in files] == under_way
+    repository.run("commit", "-q", "--no-edit")
+    assert "Merge-Method: ties" in repository.text("log", "-1", "--format=%B")
+
+
 def test_the_branch_that_it_would_go_into_may_be_any(evaluated):
     repository = evaluated.repository
     repository.run("switch", "-q", "--detach", "tool-sketch")

@@ -154,9 +154,9 @@ def _unrecorded(one: RecordedCommit, path: str, change: Change, contents: Conten
         )  # fmt: skip
     return Finding.of(
         one, path, "no-trailer",
-        "differs from all parents, and no trailer Merge-Model names it: it was merged by hand, or "
-        "the trailers were lost ('git commit --amend -m'); merge again, or have whoever has looked "
-        f"at it accept it with --allow {one.commit[:10]}{lost}",
+        "differs from all parents, and no trailer Merge-Model names it: it was merged by hand or "
+        "by another tool, or the trailers were lost ('git commit --amend -m'); merge again, or "
+        f"have whoever has looked at it accept it with --allow {one.commit[:10]}{lost}",
     )  # fmt: skip
 
 

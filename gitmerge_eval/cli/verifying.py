@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from gitmerge_eval.auditing.audit import Depth
     from gitmerge_eval.auditing.findings import Audit
     from gitmerge_eval.git.repository import Repository
+    from gitmerge_eval.merging.devices import Resources
+    from gitmerge_eval.verifying import Verification
 
 
 def add_to(application: typer.Typer) -> None:
@@ -57,46 +59,44 @@ def verify(
     from gitmerge_eval.git.repository import Repository
     from gitmerge_eval.merging.devices import Resources
 
-    repository = Repository.anywhere()
-    words = list(revisions or [])
+    repository, words = Repository.anywhere().as_committed(), list(revisions or [])
+    resources = Resources(device, memory)
+    found: Audit | Verification
     if everything or pushed or len(words) > 1 or any(map(is_range, words)):
         from gitmerge_eval.auditing.audit import Depth
 
-        depth = Depth(recompute, objects, fresh, Resources(device, memory))
-        found = _audit(repository, words, everything, pushed, depth, allow)
+        depth = Depth(recompute, objects, fresh, resources)
+        found = _audit(repository, _range(repository, words, everything, pushed), depth, allow)
         print_json(found.as_dict()) if as_json else _print_audit(found)
+    elif allow or objects:
+        raise UsageError(
+            "--allow and --objects are for a range of commits; write it as main..HEAD, or as "
+            "HEAD^! for one commit"
+        )
     else:
-        if allow or objects:
-            raise UsageError(
-                "--allow and --objects are for a range of commits; write it as main..HEAD, or as "
-                "HEAD^! for one commit"
-            )
-        found = _recomputed(repository, words, Resources(device, memory), fresh, as_json)
+        found = _recomputed(repository, words, resources, fresh, as_json)
     raise typer.Exit(0 if found.sound else 2 if found.undecided else 1)
 
 
-def _audit(
-    repository: Repository,
-    words: list[str],
-    everything: bool,
-    pushed: bool,
-    depth: Depth,
-    allow: list[str],
-) -> Audit:
+def _range(repository: Repository, words: list[str], everything: bool, pushed: bool) -> list[str]:
+    """Arguments for git rev-list."""
     import sys
 
-    from gitmerge_eval.auditing.audit import audit
-    from gitmerge_eval.cli import progress
     from gitmerge_eval.git import history
 
     if sum((everything, pushed, bool(words))) > 1:
         raise UsageError("give a range, --all, or --pushed, and only one of them")
     if pushed:
-        revisions = history.pushed(repository, sys.stdin)
-    elif everything:
-        revisions = [*history.NOT_OURS, "--all"]
-    else:
-        revisions = history.arguments(repository, words)
+        return history.pushed(repository, sys.stdin)
+    if everything:
+        return [*history.NOT_OURS, "--all"]
+    return history.arguments(repository, words)
+
+
+def _audit(repository: Repository, revisions: list[str], depth: Depth, allow: list[str]) -> Audit:
+    from gitmerge_eval.auditing.audit import audit
+    from gitmerge_eval.cli import progress
+
     with progress.bar() as show:
         return audit(repository, revisions, depth, allowed=allow, progress=show)
 
@@ -116,8 +116,8 @@ def _print_audit(found: Audit) -> None:
 
 
 def _recomputed(
-    repository: Repository, words: list[str], resources: Any, fresh: bool, as_json: bool
-) -> Any:
+    repository: Repository, words: list[str], resources: Resources, fresh: bool, as_json: bool
+) -> Verification:
     from dataclasses import asdict
 
     from gitmerge_eval import verifying
