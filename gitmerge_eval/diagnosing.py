@@ -142,15 +142,6 @@ def _settings(repository: Repository) -> Iterator[Finding]:
             yield finding
     if not wrong:
         yield Finding("configuration", OK, "all values are as they should be")
-    command = repository.setting("diff.theta.command")
-    if command and "git-theta-diff" in command:
-        yield Finding(
-            "diff.theta.command",
-            WARNING,
-            "'git diff' of a checkpoint starts git-theta's program, which reads PyTorch files "
-            "unless told otherwise",
-            "use 'git diff --no-ext-diff', or run: git config --global --unset diff.theta.command",
-        )
     mode = repository.setting(configuration.EVALUATE)
     if mode not in (None, *EVALUATION_MODES):
         what = f"'{mode}' is none of {', '.join(EVALUATION_MODES)}"
@@ -273,6 +264,7 @@ def _work_tree(repository: Repository) -> Iterator[Finding]:
         yield Finding("checkpoints", OK, f"{len(models)} tracked")
         yield from _objects(repository, models)
         yield from _parts(repository, models)
+        yield from _shown_as_text(repository, models)
     else:
         yield Finding(
             "checkpoints",
@@ -282,6 +274,20 @@ def _work_tree(repository: Repository) -> Iterator[Finding]:
     if repository.git_directory != repository.common_directory:
         what = f"a linked work tree of '{repository.common_directory}'"
         yield Finding("work tree", OK, what)
+
+
+def _shown_as_text(repository: Repository, models: Mapping[str, str]) -> Iterator[Finding]:
+    """The checkpoints that 'git diff' shows as the JSON that Git stores."""
+    drivers = repository.attribute("diff", models)
+    plain = [path for path in models if drivers.get(path) != "theta"]
+    if plain:
+        more = f" and {len(plain) - 1} more" if len(plain) > 1 else ""
+        yield Finding(
+            "diff",
+            WARNING,
+            f"'git diff' shows '{plain[0]}'{more} as JSON: without the attribute diff=theta",
+            f"run: gitmerge-eval track {shlex.quote(plain[0])}",
+        )
 
 
 def _objects(repository: Repository, models: Mapping[str, str]) -> Iterator[Finding]:

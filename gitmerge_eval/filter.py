@@ -10,7 +10,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gitmerge_eval.checkpoints.parallel import Ahead
     from gitmerge_eval.checkpoints.safetensors_stream import Readable
     from gitmerge_eval.git.repository import Repository
+    from gitmerge_eval.git.showing import Showing
 
 _AHEAD_BYTES = 8 << 20
 """What is decoded before Git asks for it."""
@@ -185,6 +186,12 @@ class Server:
     def _conversion(self) -> Conversion:
         return Conversion.here()
 
+    @cached_property
+    def _showing(self) -> Showing:
+        from gitmerge_eval.git.showing import Showing
+
+        return Showing(self._conversion.repository)
+
     def serve(self) -> None:
         """Shake hands, then answer until the input ends."""
         self._shake_hands()
@@ -198,7 +205,7 @@ class Server:
             if command == "clean":
                 self._clean(path)
             elif command == "smudge":
-                self._smudge(path, fields.get("can-delay") == "1")
+                self._smudge(path, fields)
             else:
                 self._reader.drain()
                 self._writer.write_list("status=error")
@@ -228,16 +235,19 @@ class Server:
             self._reader.drain()  # Git listens only when it has sent everything
             answer.write(blob)
 
-    def _smudge(self, path: str, can_delay: bool) -> None:
+    def _smudge(self, path: str, request: Mapping[str, str]) -> None:
         """Files are delayed, so that all missing objects come by one git-lfs process, and that the
-        next file is decoded while Git writes one to disk."""
+        next file is decoded while Git writes one to disk. What is only shown stays metadata."""
         with self._answering(path) as answer:
             if path in self._delayed:
                 pieces = self._begun(path)
                 self._reader.drain()
             else:
                 blob = self._reader.read()
-                if can_delay and self._conversion.is_stored(blob):
+                if self._conversion.is_stored(blob) and self._showing.wants(request):
+                    answer.write(blob)
+                    return
+                if request.get("can-delay") == "1" and self._conversion.is_stored(blob):
                     self._delayed[path] = blob
                     answer.delay()
                     return

@@ -22,7 +22,7 @@ PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
 BEGIN = "<!-- generated from the declarations: begin -->"
 END = "<!-- generated from the declarations: end -->"
 # Git starts these; they never reach typer.
-PROGRAMS = {"filter", "driver", "hook"}
+PROGRAMS = {"filter", "driver", "hook", "differ"}
 PLACES = re.compile(r"(?<![\w.~$}-])/(?:root|home|work|Users|private|opt|mnt)/|[A-Z]:\\")
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -14,7 +14,7 @@ LAYERS = [
     {"methods", "statistics"},
     {"checkpoints", "benchmarks", "git"},
     {"use cases"},
-    {"cli", "strategy", "driver", "filter", "hook", "theta_merges", "__main__"},
+    {"cli", "strategy", "driver", "filter", "hook", "differ", "theta_merges", "__main__"},
     {"bench"},
 ]
 KNOWN = set().union(*LAYERS)
@@ -106,7 +106,7 @@ def test_kernels_of_any_arrays_import_no_library_before_they_meet_one():
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("module", ["cli", "strategy", "driver", "filter", "hook"])
+@pytest.mark.parametrize("module", ["cli", "strategy", "driver", "filter", "hook", "differ"])
 def test_entry_points_start_without_torch(module):
     code = (
         f"import sys, gitmerge_eval.{module}; "

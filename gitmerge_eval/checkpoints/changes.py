@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from gitmerge_eval.checkpoints.lsh import BUCKET_WIDTH
 from gitmerge_eval.checkpoints.metadata import GroupRecord, Metadata
+from gitmerge_eval.checkpoints.modules import natural
 
 _NOT_FINITE = -(2**63)
 """What a signature says of a sum that is not finite."""
@@ -51,7 +52,7 @@ def changes(old: Metadata, new: Metadata) -> tuple[GroupChange, ...]:
     """Every group of both versions, in the order of their names."""
     names = {**old.groups, **new.groups}
     found = (GroupChange(n, old.groups.get(n), new.groups.get(n)) for n in names)
-    return tuple(sorted(found, key=lambda change: change.name))
+    return tuple(sorted(found, key=lambda change: natural(change.name)))
 
 
 def estimated_norm(records: Iterable[GroupRecord]) -> float | None:
@@ -87,8 +88,8 @@ def _norm(projections: Iterable[tuple[int, ...]]) -> float | None:
 def by_module(
     changed: Iterable[GroupChange], cut: Mapping[str, str]
 ) -> dict[str, list[GroupChange]]:
-    """module -> its groups, in the order of the names."""
+    """module -> its groups, in the natural order of the modules."""
     found: dict[str, list[GroupChange]] = {}
     for change in changed:
         found.setdefault(cut[change.name], []).append(change)
-    return found
+    return {module: found[module] for module in sorted(found, key=natural)}

@@ -18,8 +18,8 @@ def modules(names: Iterable[str], most: int = MOST_MODULES) -> dict[str, str]:
 
     >>> modules(["layer.0.weight", "layer.0.bias", "layer.1.weight", "scale"])["layer.0.bias"]
     'layer.0'
-    >>> set(modules(["layer.0.weight", "layer.1.weight", "scale"], most=2).values())
-    {'layer', '(top)'}
+    >>> sorted(set(modules(["layer.0.weight", "layer.1.weight", "scale"], most=2).values()))
+    ['(top)', 'layer']
     """
     parents = {name: re.split(r"[./]", name)[:-1] for name in names}
     deepest = max(map(len, parents.values()), default=0)
@@ -28,3 +28,13 @@ def modules(names: Iterable[str], most: int = MOST_MODULES) -> dict[str, str]:
         if len(set(found.values())) <= most:
             return found
     return dict.fromkeys(parents, TOP)
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts names with numbers as people do.
+
+    >>> sorted(["layer.10", "layer.9", "head"], key=natural)
+    ['head', 'layer.9', 'layer.10']
+    """
+    parts = re.split(r"([0-9]+)", name)  # every second one is a number
+    return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)]

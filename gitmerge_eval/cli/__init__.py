@@ -1,14 +1,14 @@
 """The command line: arguments, exit codes, terminal. ``main`` is the script ``gitmerge-eval``.
 
-What Git itself starts (filter, driver, hook) is dispatched before typer is imported, since Git
-starts it often.
+What Git itself starts (filter, driver, hook, differ) is dispatched before typer is imported, since
+Git starts it often.
 """
 
 from __future__ import annotations
 
 import sys
 
-PROGRAMS = ("filter", "driver", "hook")
+PROGRAMS = ("filter", "driver", "hook", "differ")
 
 
 def main() -> int:
@@ -25,6 +25,8 @@ def _program(name: str, arguments: list[str]) -> int:
         from gitmerge_eval import filter as program
     elif name == "driver":
         from gitmerge_eval import driver as program  # type: ignore[no-redef]
+    elif name == "differ":
+        from gitmerge_eval import differ as program  # type: ignore[no-redef]
     else:
         from gitmerge_eval import hook as program  # type: ignore[no-redef]
     return program.main(arguments)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from gitmerge_eval.git import hooks, notes, programs, tracking
+from gitmerge_eval.git import hooks, notes, programs, showing, tracking
 from gitmerge_eval.git.changes import Changes
 from gitmerge_eval.git.repository import Repository
 
@@ -60,6 +60,8 @@ def settings(repository: Repository) -> tuple[Setting, ...]:
         Setting("merge.theta.name", ("merge checkpoints group by group",)),
         Setting("merge.theta.driver", (f"{expanded} driver %O %A %B %P",)),
         Setting("merge.theta.recursive", ("binary",)),
+        Setting(showing.COMMAND, (f"{own} differ both",)),
+        Setting(showing.TEXTCONV, (f"{own} differ one",)),
         # A pattern: 'git log' and 'git commit --amend' warn of a ref that is not there yet.
         Setting("notes.displayRef", (f"{notes.REF}*",), alone=False),
         Setting("notes.rewriteRef", (f"{notes.REF}*",), alone=False),

@@ -7,6 +7,8 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+_SHELLS = frozenset({"sh", "dash", "bash"})
+
 
 @dataclass(frozen=True)
 class Process:
@@ -64,6 +66,19 @@ def enclosing_git() -> Process | None:
             return _process(pid)
         pid = int(fields[1])
     return None
+
+
+def calling_git() -> list[str]:
+    """The command line of the ``git`` that started us, by a shell or itself; nothing where that
+    cannot be known.
+
+    Git starts a filter in the very process that converts a file.
+    """
+    pid = os.getppid()
+    while pid > 1 and _command(pid) in _SHELLS:
+        fields = _stat(pid)
+        pid = int(fields[1]) if fields else 0
+    return _process(pid).command if pid > 1 and _command(pid) == "git" else []
 
 
 def _command(pid: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from gitmerge_eval.checkpoints import statistics_index
 from gitmerge_eval.checkpoints.changes import GroupChange, changes
 from gitmerge_eval.checkpoints.lfs import ObjectStore
-from gitmerge_eval.checkpoints.modules import modules
+from gitmerge_eval.checkpoints.modules import modules, natural
 from gitmerge_eval.errors import UnknownName, UsageError
 from gitmerge_eval.evaluation.parts import merge_of_ours
 from gitmerge_eval.git.repository import Repository
@@ -205,14 +205,14 @@ def _model(
         sums |= measured(store, groups, _vectors, what=f"reading {path}", progress=progress)
     cut = modules(change.name for change in every)
     members: dict[str, list[Sums]] = {}
-    for name in sorted(sums):
+    for name in sorted(sums, key=natural):
         members.setdefault(WHOLE, []).append(sums[name])
         members.setdefault(cut[name], []).append(sums[name])
     return ModelComparison(
         path,
         dict(Counter(change.state for change in every)),
         {module: _difference(parts) for module, parts in members.items()},
-        {name: _difference([sums[name]]) for name in sorted(sums)},
+        {name: _difference([sums[name]]) for name in sorted(sums, key=natural)},
         others,
     )
 

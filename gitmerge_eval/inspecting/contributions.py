@@ -17,7 +17,7 @@ import numpy as np
 from gitmerge_eval import methods
 from gitmerge_eval.checkpoints import statistics_index
 from gitmerge_eval.checkpoints.lfs import ObjectStore
-from gitmerge_eval.checkpoints.modules import modules
+from gitmerge_eval.checkpoints.modules import modules, natural
 from gitmerge_eval.errors import MissingBase, UsageError
 from gitmerge_eval.git import trailers
 from gitmerge_eval.git.heads import base_for, resolve
@@ -219,7 +219,7 @@ def _comparable(base: Source, constituents: Sequence[Source]) -> tuple[list[str]
     """The groups that can be measured and that somebody changed; which others changed, in words."""
     names, others = [], []
     everyone = (base, *constituents)
-    for name in sorted(set().union(*(source.metadata.groups for source in everyone))):
+    for name in sorted(set().union(*(s.metadata.groups for s in everyone)), key=natural):
         found = [source.metadata.groups.get(name) for source in everyone]
         records = [record for record in found if record is not None]
         if len(records) == len(everyone) and len({value_of(r) for r in records}) == 1:
