@@ -15,9 +15,9 @@ from small_repositories import copied, settle
 from gitmerge_eval import cli
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import Metadata
-from gitmerge_eval.errors import GitError, UnknownName, UsageError
+from gitmerge_eval.errors import GitError, MissingObject, UnknownName, UsageError
 from gitmerge_eval.evaluation import evaluating
-from gitmerge_eval.inspecting import comparison
+from gitmerge_eval.inspecting import comparison, contributions
 from gitmerge_eval.inspecting.contributions import WHOLE
 
 MOVED = ("first.bias", "first.weight", "scale", "second.weight")
@@ -193,3 +193,35 @@ def test_scores_of_both_with_their_status(tmp_path, monkeypatch, run):
     assert status == 0
     assert "bird-real" in out
     assert "+20.00" in out  # 90, and 70 in the merge
+
+
+def test_adapters_are_compared_by_their_products(tmp_path):
+    made = ModelRepository(tmp_path / "adapters")
+    file, weights = "adapter_model.safetensors", {}
+    generator = torch.Generator().manual_seed(2)
+    for name in ("fruit", "bird"):
+        a, b = torch.randn(2, 5, generator=generator), torch.randn(6, 2, generator=generator)
+        weights[name] = 4 / 2 * (b.double() @ a.double()).numpy().ravel()
+        made.git.run("switch", "--quiet", "--create", name, "main")
+        prefix = "base_model.model.q.lora_"
+        made.save({f"{prefix}A.weight": a, f"{prefix}B.weight": b}, file)
+        settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q"]}
+        (made.folder / "adapter_config.json").write_text(json.dumps(settings))
+        made.commit(name)
+        made.git.run("switch", "--quiet", "main")
+    (model,) = comparison.compare(made.git, "fruit", "bird", checkpoint=file).models
+    (difference,) = model.groups.values()
+    first, second = weights["fruit"], weights["bird"]
+    norms = np.linalg.norm(first), np.linalg.norm(second)
+    assert (difference.norm_a, difference.norm_b) == pytest.approx(norms, rel=1e-12)
+    # The base has no adapter, which is no change: task vectors are the adapters themselves.
+    assert difference.task_cosine == pytest.approx(first @ second / norms[0] / norms[1], rel=1e-11)
+    (found,) = contributions.of_heads(made.git, ["fruit", "bird"])
+    assert [share.norm for share in found.modules[WHOLE]] == pytest.approx(norms, rel=1e-12)
+
+
+def test_missing_tensors_are_named(made):
+    metadata = Metadata.parse(made.git.blob(made.git.blob_id("fruit", MODEL)))
+    ObjectStore(made.git).path(metadata.groups["first.weight"].object_id).unlink()
+    with pytest.raises(MissingObject, match=r"first.weight.*'fruit'"):
+        comparison.compare(made.git, "fruit", "bird")

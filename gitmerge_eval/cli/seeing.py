@@ -116,6 +116,8 @@ def compare(
 
 
 def _print_model(model: ModelComparison, groups: bool) -> None:
+    from gitmerge_eval.inspecting.listing import safe
+
     states = ", ".join(f"{count} {state}" for state, count in model.states.items())
     print(f"{model.path}: {model.remark or f'parameter groups: {states}'}")
     columns = (
@@ -129,13 +131,15 @@ def _print_model(model: ModelComparison, groups: bool) -> None:
         rows = (_figures(name, each) for name, each in model.groups.items())
         print_table(("parameter group", *columns[1:]), rows)
     for other in model.others:
-        print(f"  {other.state}: {other.name} {other.described}")
+        print(f"  {other.state}: {safe(other.name)} {other.described}")
 
 
 def _figures(name: str, found: Difference) -> tuple[str, ...]:
+    from gitmerge_eval.inspecting.listing import safe
+
     broken = f" ({found.non_finite:,} not finite)" if found.non_finite else ""
     return (
-        name,
+        safe(name),
         f"{found.elements:,}{broken}",
         f"{found.norm_a:.4g}",
         f"{found.norm_b:.4g}",
@@ -185,6 +189,7 @@ def contributions(
 
 def _print_contributions(found: Contributions, every_module: bool) -> None:
     from gitmerge_eval.inspecting.contributions import WHOLE
+    from gitmerge_eval.inspecting.listing import safe
 
     print(f"{found.path}: {found.groups} parameter groups, base {found.base[:10] or 'zero'}")
     kinds = sorted(
@@ -198,7 +203,9 @@ def _print_contributions(found: Contributions, every_module: bool) -> None:
     whole = [(m, s) for m, s in rows if every_module or m == WHOLE]
     print_table(columns, (_row(m, s, kinds) for m, s in whole))
     if not every_module and len(found.constituents) <= MOST_COLUMNS:
-        cells = ((m, *map(_cell, shares)) for m, shares in found.modules.items() if m != WHOLE)
+        cells = (
+            (safe(m), *map(_cell, shares)) for m, shares in found.modules.items() if m != WHOLE
+        )
         title = "share of the norms, cosine to the sum; ! where something is remarkable"
         print_table(("module", *found.constituents), cells, title=title)
     standing_out = [(m, s) for m, s in found.marked if m != WHOLE]
@@ -209,7 +216,7 @@ def _print_contributions(found: Contributions, every_module: bool) -> None:
         few = len(found.constituents) < 3
         print(f"nothing stands out{'; of so few little can be told' if few else ''}")
     for remark in found.remarks:
-        print(f"note: {remark}")
+        print(f"note: {safe(remark)}")
 
 
 def _cell(share: Share) -> str:
@@ -217,8 +224,10 @@ def _cell(share: Share) -> str:
 
 
 def _row(module: str, share: Share, kinds: list[str]) -> tuple[str, ...]:
+    from gitmerge_eval.inspecting.listing import safe
+
     return (
-        module,
+        safe(module),
         share.constituent,
         f"{share.norm:.4g}",
         _percent(share.share),

@@ -35,7 +35,7 @@ def one(metadata: Metadata) -> list[str]:
     """A version as lines, of which only those of changed modules differ from another version's."""
     records = list(metadata.groups.values())
     lines = [f"checkpoint: {_summary(records)}"]
-    lines += [f"__metadata__ {_safe(k)}: {_short(v)}" for k, v in metadata.header.items()]
+    lines += [f"__metadata__ {safe(k)}: {_short(v)}" for k, v in metadata.header.items()]
     cut = modules(metadata.groups, MOST_LINES)
     members: dict[str, list[GroupRecord]] = {}
     for record in records:
@@ -44,7 +44,7 @@ def one(metadata: Metadata) -> list[str]:
         found = members[module]
         norm = estimated_norm(found)
         length = "" if norm is None else f", norm ≈ {norm:.4g}"
-        lines.append(f"{_safe(module)}: {_summary(found)}{length}, {_digest(found)}")
+        lines.append(f"{safe(module)}: {_summary(found)}{length}, {_digest(found)}")
     return lines
 
 
@@ -72,7 +72,7 @@ def both(old: Metadata | None, new: Metadata | None) -> list[str]:
         whole = [change for found in moved.values() for change in found]
         lines.append(f"relative change {_relative(whole)} of the modules below")
         width = min(max(map(len, moved)), 60)
-        lines += [f"  {_safe(m):<{width}}  {_changed(found)}" for m, found in moved.items()]
+        lines += [f"  {safe(m):<{width}}  {_changed(found)}" for m, found in moved.items()]
     for state in ("added", "removed", "reshaped"):
         lines += _named(state, [change for change in every if change.state == state])
     return lines
@@ -94,7 +94,7 @@ def _relative(found: Iterable[GroupChange]) -> str:
 
 def _named(state: str, found: Sequence[GroupChange]) -> Iterator[str]:
     for change in found[:MOST_NAMES]:
-        yield f"  {state}: {_safe(change.name)} {change.described}"
+        yield f"  {state}: {safe(change.name)} {change.described}"
     if len(found) > MOST_NAMES:
         yield f"  {state}: {len(found) - MOST_NAMES} more"
 
@@ -104,7 +104,7 @@ def _headers(old: Metadata, new: Metadata) -> Iterator[str]:
         before, after = old.header.get(key), new.header.get(key)
         if before != after:
             shown = [_short(value) if value is not None else "none" for value in (before, after)]
-            yield f"  __metadata__ {_safe(key)}: {' → '.join(shown)}"
+            yield f"  __metadata__ {safe(key)}: {' → '.join(shown)}"
 
 
 def _summary(records: Sequence[GroupRecord]) -> str:
@@ -124,17 +124,17 @@ def _plural(count: int, noun: str) -> str:
 
 
 def _short(value: str) -> str:
-    shown = _safe(value)
+    shown = safe(value)
     if len(shown) <= _LONGEST:
         return shown
     digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
     return f"{shown[:_LONGEST]}… ({len(value):,} characters, {digest})"
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     r"""Text that cannot steer a terminal: a name in a checkpoint may be anybody's.
 
-    >>> print(_safe(f"layer{chr(27)}[31m"))
+    >>> print(safe(f"layer{chr(27)}[31m"))
     layer\x1b[31m
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -23,6 +23,7 @@ from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.lora_view import Product, stored_records
 from gitmerge_eval.checkpoints.parallel import ordered
 from gitmerge_eval.merging import tiles
+from gitmerge_eval.merging.fetching import fetch_named
 from gitmerge_eval.merging.inputs import GroupReader, Readers, Slot, Slots, inside
 from gitmerge_eval.merging.precision import wide
 from gitmerge_eval.merging.sources import Source
@@ -124,7 +125,8 @@ def measured(
     Raises MissingObject, CorruptObject or MalformedCheckpoint, naming whose tensor it is.
     """
     records = [one.record for group in groups for one in group.slots]
-    store.fetch({record.object_id: record for record in stored_records(records)}.values())
+    named = ((f"group '{g.name}': {one.where}", one.record) for g in groups for one in g.slots)
+    fetch_named(store, [(w, stored) for w, r in named for stored in stored_records([r])])
     readers = Readers(store)
     found: dict[str, Sums] = {}
     with ExitStack() as stack:

@@ -8,6 +8,7 @@ import numpy as np
 
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.inspecting.reading import Array
+from gitmerge_eval.merging.fetching import fetch_named
 from gitmerge_eval.merging.inputs import Readers, Slot
 from gitmerge_eval.merging.precision import wide
 from gitmerge_eval.merging.sources import Source, StatisticSource
@@ -59,16 +60,21 @@ def _group(
     records = [statistic.record(name) for statistic in statistics]
     if not any(records):
         return None
+    slots = [
+        Slot(record, None, f"statistic '{statistic.kind}' of '{source.label}'", statistic.kind)
+        if record
+        else None
+        for record, statistic, source in zip(records, statistics, constituents, strict=True)
+    ]
     readers = Readers(store)
-    store.fetch(record for record in records if record is not None)
+    fetch_named(store, [(f"group '{name}': {s.where}", s.record) for s in slots if s])
     weights = []
-    for record, statistic, source in zip(records, statistics, constituents, strict=True):
-        if record is None:
+    for one in slots:
+        if one is None:
             weights.append(0.0)
             continue
-        where = f"statistic '{statistic.kind}' of '{source.label}'"
-        tensor = wide(readers.whole(Slot(record, None, where, statistic.kind)), "float64")
-        weights.append(without_warnings(_trace if statistic.kind == "gram" else _total, tensor))
+        tensor = wide(readers.whole(one), "float64")
+        weights.append(without_warnings(_trace if one.kind == "gram" else _total, tensor))
     readers.close()
     return np.array(weights)
 

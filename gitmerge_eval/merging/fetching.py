@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import GroupRecord
@@ -16,7 +16,14 @@ def fetch(store: ObjectStore, plans: Iterable[CheckpointPlan]) -> None:
 
     MissingObject names group, file and branch of the first that is neither here nor to be had.
     """
-    wanted = [pair for plan in plans for pair in _wanted(plan)]
+    fetch_named(store, [pair for plan in plans for pair in _wanted(plan)])
+
+
+def fetch_named(store: ObjectStore, wanted: Sequence[tuple[str, GroupRecord]]) -> None:
+    """Every object that is not here, by one git-lfs process; each with the words that say whose.
+
+    MissingObject has those of the first that is neither here nor to be had.
+    """
     try:
         store.fetch(record for _, record in wanted)
     except MissingObject as error:
