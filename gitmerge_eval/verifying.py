@@ -235,7 +235,10 @@ def plan_from(
     options = dict(record.options)
     accumulate = str(options.pop("accumulate", "float64"))
     chosen = merge_options.parse(
-        [("method", record.method), *((name, _text(value)) for name, value in options.items())]
+        [
+            ("method", record.method),
+            *((name, option_text(value)) for name, value in options.items()),
+        ]
     )
     base, sources = sources_from(repository, record, path, merge)
     sources = [s for s in sources if base is None or not s.equals(base)]
@@ -300,5 +303,6 @@ def _path_in(repository: Repository, commit: str, path: str, merge: str) -> str 
     return next((old for old, new in moved.items() if new == path), None)
 
 
-def _text(value: Any) -> str:
+def option_text(value: Any) -> str:
+    """An option's value as the command line has it."""
     return ",".join(map(repr, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -257,6 +257,16 @@ def test_wrong_revisions_say_what_to_do(honest, run):
     assert list(found.constituents) == ["alone", "bird"]
 
 
+def test_copied_trailers_are_said_to_be_of_another_model(honest):
+    honest.merge("--strategy-option=method=average", *NAMES)
+    message = honest.git.text("log", "-1", "--format=%B")
+    honest.save(moved(seed=9))
+    honest.git.run("add", "--all")
+    honest.git.run("commit", "--quiet", "--file=-", stdin=message)
+    (found,) = contributions.of_merge(honest.git)
+    assert "not the one that the trailers record" in found.remarks[0]
+
+
 def test_a_damaged_object_is_named_with_its_branch(honest):
     metadata = Metadata.parse(honest.git.blob(honest.git.blob_id("bird", MODEL)))
     path = ObjectStore(honest.git).path(metadata.groups["layer.0.weight"].object_id)

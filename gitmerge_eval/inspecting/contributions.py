@@ -7,7 +7,7 @@ numbers, the same shape and dtype in base and constituents, and that some consti
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
 from typing import Any
@@ -19,9 +19,11 @@ from gitmerge_eval.checkpoints import statistics_index
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.modules import modules, natural
 from gitmerge_eval.errors import MissingBase, UsageError
+from gitmerge_eval.evaluation.subjects import merge_of_ours
 from gitmerge_eval.git import trailers
 from gitmerge_eval.git.heads import base_for, resolve
 from gitmerge_eval.git.repository import Repository
+from gitmerge_eval.git.trailers import MergeTrailers
 from gitmerge_eval.git.trees import entries
 from gitmerge_eval.inspecting import weights
 from gitmerge_eval.inspecting.outliers import marks
@@ -32,7 +34,7 @@ from gitmerge_eval.merging.deciding import touched
 from gitmerge_eval.merging.models import Models
 from gitmerge_eval.merging.planning import FLOATING
 from gitmerge_eval.merging.sources import Source, open_source, value_of
-from gitmerge_eval.verifying import models_of, sources_from
+from gitmerge_eval.verifying import models_of, option_text, sources_from
 
 WHOLE = "whole model"
 
@@ -106,21 +108,30 @@ def of_merge(
             f"'{revision}' has no trailers of a merge of models; name such a commit "
             "('gitmerge-eval log' lists them), or branches that are to be merged with --heads"
         )
-    own = methods.load().get(record.method)
-    kinds: tuple[str, ...] = weights.KINDS
-    if own is not None:
-        try:
-            options = {k: str(v) for k, v in record.options.items()}
-            known = {p.option for p in own.hyperparameters}
-            read = own.statistics(own.options({k: v for k, v in options.items() if k in known}))
-            kinds = tuple(kind for kind in weights.KINDS if kind in read)
-        except UsageError:
-            pass  # of another version, or edited: 'verify' says so
+    kinds, true = _kinds_read(record), merge_of_ours(repository, commit) is not None
     found = []
     for path in models_of(repository, record, commit):
         base, sources = sources_from(repository, record, path, commit)
-        found.append(_contributions(repository, path, base, sources, kinds, progress))
+        one = _contributions(repository, path, base, sources, kinds, progress)
+        if not true:
+            text = "the model is not the one that the trailers record; see 'gitmerge-eval verify'"
+            one = replace(one, remarks=(text, *one.remarks))
+        found.append(one)
     return found
+
+
+def _kinds_read(record: MergeTrailers) -> tuple[str, ...]:
+    """The statistics that weigh in the merge; all of them where its method cannot be told."""
+    own = methods.load().get(record.method)
+    if own is None:
+        return weights.KINDS
+    known = {p.option for p in own.hyperparameters}
+    given = {k: option_text(v) for k, v in record.options.items() if k in known and v is not None}
+    try:
+        read = own.statistics(own.options(given))
+    except UsageError:
+        return weights.KINDS  # of another version, or edited
+    return tuple(kind for kind in weights.KINDS if kind in read)
 
 
 def of_heads(
