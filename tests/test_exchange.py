@@ -112,25 +112,52 @@ def spoilt(**changes):
 lines_of_score = json.dumps({"schema": 1, "kind": "score", **KEY.__dict__, **SCORE.__dict__})
 
 
+RUN_LINE = {"schema": 1, "kind": "run", **RUN.as_dict()}
+
+
+def run_line(**changes):
+    return json.dumps({**RUN_LINE, **changes})
+
+
 @pytest.mark.parametrize(
-    "line",
+    ("line", "said"),
     [
-        "{",
-        "[]",
-        '"text"',
-        spoilt(schema=2),
-        spoilt(kind="gossip"),
-        spoilt(value=float("nan")),
-        spoilt(value="81"),
-        spoilt(more=1),
-        '{"schema":1,"kind":"run","spec":"x"}',
-        '{"schema":1,"kind":"published","source":"x"}',
+        ("{", "it is no JSON from column 2 on"),
+        ("[]", "it is [] and should be an object"),
+        ('"text"', 'it is "text" and should be an object'),
+        ("[" * 100_000, "it is no JSON that can be read"),
+        ('{"schema":1}', "it lacks 'kind'"),
+        ('{"kind":"run"}', "it lacks 'schema'"),
+        (spoilt(schema=2), "its schema is 2, and 1 is known here"),
+        (spoilt(kind="gossip"), 'its kind is "gossip"; known are score, run, published'),
+        (spoilt(kind=[]), "its kind is []; known are"),
+        (spoilt(value=float("nan")), "'value' of a score is NaN and should be finite"),
+        (spoilt(value="81"), "'value' of a score is \"81\" and should be a number"),
+        (spoilt(value=None), "'value' of a score is null and should be a number"),
+        (spoilt(value=True), "'value' of a score is true and should be a number"),
+        (spoilt(task=3), "'task' of a score is 3 and should be a text"),
+        (spoilt(more=1), "a score has 'more', which this version does not know"),
+        (json.dumps({"schema": 1, "kind": "score", "task": "x"}), "a score lacks 'checkpoint', "),
+        ('{"schema":1,"kind":"run","spec":"x"}', "a run lacks 'path', 'method', 'options'"),
+        (run_line(constituents=5), "'constituents' of a run is 5 and should be a list"),
+        (run_line(constituents=[["a"]]), 'is ["a"] and should be [name, checkpoint]'),
+        (run_line(scores=[]), "'scores' of a run is [] and should be an object"),
+        (run_line(scores={"test": [{"task": "x"}]}), "a score of a run (test) lacks 'status'"),
+        (run_line(cost={"second": 1}), "the cost of a run has 'second', which this version"),
+        (run_line(sample=[1]), "'sample' of a run is [1] and should be a number"),
+        (run_line(chosen="yes"), "'chosen' of a run is \"yes\" and should be true or false"),
+        ('{"schema":1,"kind":"published","source":"x"}', "a published number lacks 'method'"),
     ],
 )
-def test_a_line_that_is_no_result_stops_the_import_before_it_writes(tmp_path, line):
+def test_a_line_that_is_no_result_stops_the_import_and_says_why_in_words(tmp_path, line, said):
     path = machine(tmp_path)
-    with pytest.raises(EvaluationError, match=r"^line 2 is no result that this version reads"):
+    with pytest.raises(EvaluationError) as caught:
         exchange.take(path, [lines_of_score, line])
+    message = str(caught.value)
+    assert message.startswith("line 2 is no result that this version reads: ")
+    assert said in message
+    for python in ("__init__", "Error", "NoneType", "None", "object is not", "argument"):
+        assert python not in message
     assert lines(path) == []
 
 

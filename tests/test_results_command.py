@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sqlite3
 import sys
 
 import pytest
@@ -147,3 +148,87 @@ def test_published_numbers_lie_beside_ones_own(tmp_path, monkeypatch, capsys):
     assert scores.tables[1].caption.startswith("Published numbers, not measured here")
     with open_runs(evaluating.results_path(made.repository)) as runs:
         assert len(runs.find()) == len(made_up())
+
+
+def test_a_published_table_is_listed_and_removed_again(tmp_path, monkeypatch, capsys):
+    made = reported(tmp_path / "models", monkeypatch)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["gitmerge-eval", "results", *map(str, arguments)])
+        return cli.main(), *capsys.readouterr()
+
+    table = tmp_path / "table.csv"
+    table.write_text("method,held-in,generalization\nTIES,70,49\nMaTS,55,\n")
+    run("import", table, "--source", "A paper, Table 4")
+    run("import", table, "--source", "another")
+    before = len(json.loads(run("--json")[1]))
+    assert json.loads(run("--published", "--json")[1]) == [
+        {"source": "A paper, Table 4", "rows": 2}, {"source": "another", "rows": 2}
+    ]  # fmt: skip
+    assert "A paper, Table 4" in run("--published")[1]
+    assert run("--published", "--csv")[1] == 'source,rows\n"A paper, Table 4",2\nanother,2\n'
+    status, out, err = run("remove", "A paper, Table")
+    assert (status, out) == (2, "")
+    assert "unknown published table 'A paper, Table'; did you mean 'A paper, Table 4'?" in err
+    assert run("remove", "A paper, Table 4") == (0, "removed 2 rows of 'A paper, Table 4'\n", "")
+    assert len(json.loads(run("--json")[1])) == before - 2
+    with open_runs(evaluating.results_path(made.repository)) as runs:
+        assert len(runs.find()) == len(made_up())
+    assert run("remove", "another")[0] == 0
+    assert "unknown published table 'another' (known: none)" in run("remove", "another")[2]
+
+
+def test_results_are_sorted_by_benchmark_method_and_options(command):
+    records = json.loads(command("results", "--json")[1])
+    methods = [record["method"] for record in records]
+    assert methods == sorted(methods)
+    swept = [
+        r["options"].partition(",")[0]
+        for r in records
+        if r["method"] == "regmean" and r["source"] == "sweep"
+    ]
+    assert swept == [f"off-diagonal={step / 10:g}" for step in range(1, 11)]
+    out = command("results")[1]
+    assert out.index(" average ") < out.index(" mats ") < out.index(" task-arithmetic ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("sweep", "fruit-quickdrw"),
+        ("scale", "fruit-quickdrw", "bird-real"),
+        ("plan", "fruit-quickdrw"),
+        ("advise", "fruit-quickdrw"),
+        ("evaluate", "fruit-quickdrw"),
+        ("card", "fruit-quickdrw"),
+    ],
+)
+def test_an_unknown_branch_is_named_with_the_near_one(command, arguments):
+    status, out, err = command(*arguments)
+    assert (status, out) == (2, "")
+    assert (
+        "'fruit-quickdrw' is not a commit in this repository; did you mean 'fruit-quickdraw'?"
+        in err
+    )
+
+
+@pytest.mark.parametrize("name", ["sweep", "scale"])
+@pytest.mark.parametrize("methods", ["", " , "])
+def test_no_method_at_all_is_not_all_of_them(command, name, methods):
+    status, out, err = command(name, "fruit-quickdraw", "bird-real", "--methods", methods)
+    assert (status, out) == (2, "")
+    assert f"--methods '{methods}' names no method; separate names by commas" in err
+
+
+def test_a_run_that_cannot_be_read_is_said_and_hides_nothing(tmp_path, monkeypatch, capsys):
+    made = reported(tmp_path / "models", monkeypatch)
+    path = evaluating.results_path(made.repository)
+    with sqlite3.connect(path) as connection:
+        connection.execute("INSERT INTO runs VALUES ('sweep', 'd', 0, 's', 'm', 'r', '{}')")
+    connection.close()
+    for arguments in (("--json",), ("export", "-")):
+        monkeypatch.setattr(sys, "argv", ["gitmerge-eval", "results", *arguments])
+        assert cli.main() == 0
+        out, err = capsys.readouterr()
+        assert "note: a stored run is left out (sweep d, sample 0, spec s): a run lacks" in err
+        assert out.count('"regmean"') >= 10

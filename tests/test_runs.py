@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 
 from gitmerge_eval.costs import Cost
-from gitmerge_eval.errors import EvaluationError
 from gitmerge_eval.evaluation.note import TaskScore
 from gitmerge_eval.evaluation.results import Score, ScoreKey, open_results
 from gitmerge_eval.evaluation.runs import Run, open_runs
@@ -66,12 +65,24 @@ def test_the_table_joins_a_cache_that_is_there_already(tmp_path):
         assert results.find([key]) == {key: Score(1.0, 2.0, "cpu")}
 
 
-def test_a_row_of_another_version_is_an_error_that_says_so(tmp_path):
+def test_a_row_that_cannot_be_read_hides_no_other(tmp_path):
     path = tmp_path / "results.sqlite"
-    with open_runs(path):
-        pass
+    with open_runs(path) as runs:
+        runs.store([RUN])
     with sqlite3.connect(path) as connection:
-        connection.execute("INSERT INTO runs VALUES ('sweep', '', 0, '', '', '', '{}')")
+        for number, text in enumerate(("{}", "{", "[]", '{"scores": 3}')):
+            row = ("scale", "e" * 64, number, "f" * 64, "", "", text)
+            connection.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?)", row)
     connection.close()
-    with open_runs(path) as runs, pytest.raises(EvaluationError, match="malformed"):
-        runs.find()
+    with open_runs(path) as runs:
+        assert runs.find() == [RUN]
+        assert len(runs.remarks) == 4
+        assert runs.remarks[0] == (
+            "a stored run is left out (scale eeeeeeeeee, sample 0, spec ffffffffff): a run lacks "
+            "'spec', 'path', 'method', 'options', 'constituents', 'base', 'checkpoint', "
+            "'benchmark', 'settings', 'evaluator_version', 'metric', 'scores'; the command that "
+            "made it computes it again"
+        )
+        runs.store([replace(RUN, source="scale", study="e" * 64, spec="f" * 64)])
+        assert len(runs.find()) == 2
+        assert len(runs.remarks) == 3

@@ -55,7 +55,10 @@ def _print_preview(preview: Any) -> None:
             ("missing", "\n".join(checkpoint.problems) or "nothing"),
             ("merging", f"{checkpoint.merging_flops:,} FLOPs on {checkpoint.device}"),
             ("statistics", _statistics(checkpoint)),
-            ("memory", f"about {size(checkpoint.peak_bytes)}"),
+            (
+                "memory",
+                f"about {size(checkpoint.peak_bytes)}, for the tensors of its largest group",
+            ),
             (
                 "to be fetched",
                 size(checkpoint.absent_bytes) if checkpoint.absent_bytes else "nothing",

@@ -70,6 +70,9 @@ def _known(split: str) -> str:
 def list_results(
     context: typer.Context,
     split: str = typer.Option("", help="Only those of this split of the data."),
+    published: bool = typer.Option(
+        False, "--published", help="Only the tables of published numbers that were imported."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Machine-readable."),
     as_csv: bool = typer.Option(False, "--csv", help="Comma-separated, for a spreadsheet."),
 ) -> None:
@@ -82,6 +85,9 @@ def list_results(
     from gitmerge_eval.evaluation import listing
     from gitmerge_eval.git.repository import Repository
 
+    if published:
+        _list_published(as_json, as_csv)
+        return
     found = listing.listed(Repository.here(), _known(split) if split else "")
     for remark in found.remarks:
         typer.echo(f"note: {remark}", err=True)
@@ -99,6 +105,41 @@ def list_results(
             )
 
 
+def _list_published(as_json: bool, as_csv: bool) -> None:
+    """Each table's name, which ``results remove`` takes, and its number of rows."""
+    import csv
+    import sys
+
+    from gitmerge_eval.evaluation import evaluating
+    from gitmerge_eval.evaluation.published import open_published
+    from gitmerge_eval.git.repository import Repository
+
+    with open_published(evaluating.results_path(Repository.here())) as table:
+        sources = table.sources()
+    if as_json:
+        print_json([{"source": source, "rows": rows} for source, rows in sources.items()])
+    elif as_csv:
+        csv.writer(sys.stdout, lineterminator="\n").writerows(
+            [("source", "rows"), *sources.items()]
+        )
+    else:
+        print_table(("published table", "rows"), sources.items())
+
+
+@results.command("remove")
+def remove_results(
+    name: str = typer.Argument(help="A published table's name, as 'results --published' lists it."),
+) -> None:
+    """Remove a table of published numbers again. Results of this repository's own stay."""
+    from gitmerge_eval.evaluation import evaluating
+    from gitmerge_eval.evaluation.published import open_published
+    from gitmerge_eval.git.repository import Repository
+
+    with open_published(evaluating.results_path(Repository.here())) as table:
+        removed = table.remove(name)
+    print(f"removed {removed} rows of '{name}'")
+
+
 @results.command("export")
 def export_results(
     file: Path = typer.Argument(help="The file to write; - for standard output."),
@@ -108,7 +149,10 @@ def export_results(
     from gitmerge_eval.git.repository import Repository
     from gitmerge_eval.whole_file import write_whole
 
-    lines = list(exchange.export(evaluating.results_path(Repository.here())))
+    path = evaluating.results_path(Repository.here())
+    lines = list(exchange.export(path))
+    for remark in exchange.unreadable(path):
+        typer.echo(f"note: {remark}", err=True)
     text = "".join(f"{line}\n" for line in lines)
     if str(file) == "-":
         print(text, end="")

@@ -141,7 +141,17 @@ def _let_threads_sleep() -> None:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return () if text == "all" else tuple(part.strip() for part in text.split(",") if part.strip())
+    """The methods that ``--methods`` names; none for all."""
+    from gitmerge_eval.errors import InvalidOption
+
+    if text == "all":
+        return ()
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not names:
+        raise InvalidOption(
+            f"--methods '{text}' names no method; separate names by commas, or leave it out for all"
+        )
+    return names
 
 
 def _resources(device: str, memory: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gitmerge_eval.studies.trials import Step
+
+
+EVERY_SECONDS = 30.0
+AT_LEAST_SECONDS = 1.0
 
 
 @dataclass
@@ -68,9 +73,32 @@ class Board:
         return f"{line}; {self.doing}" if self.doing else line
 
 
+@dataclass
+class Lines:
+    """The board's status as plain lines on stderr, for a log: at each tenth, and every half
+    minute. What takes no longer than a second needs none."""
+
+    board: Board
+    clock: Callable[[], float] = time.monotonic
+    _said: float | None = None
+    _tenth: int = 0
+
+    def see(self, step: Step) -> None:
+        """Take in what has happened, and say it where it is time."""
+        self.board.see(step)
+        now = self.clock()
+        if self._said is None:
+            self._said = now
+        tenth = 10 * step.done // step.total if step.total else 0
+        quiet = now - self._said
+        if quiet >= EVERY_SECONDS or (tenth > self._tenth and quiet >= AT_LEAST_SECONDS):
+            self._said, self._tenth = now, tenth
+            print(f"gitmerge-eval: {self.board.status}", file=sys.stderr, flush=True)
+
+
 @contextmanager
 def watched(title: str) -> Iterator[Callable[[Step], None]]:
-    """A callback that keeps a live table on stderr; shows nothing where that is no terminal."""
+    """A callback that keeps a live table on stderr; lines where that is no terminal."""
     try:
         with _shown_on_terminal(title) as watch:
             yield watch
@@ -82,13 +110,13 @@ def watched(title: str) -> Iterator[Callable[[Step], None]]:
 
 @contextmanager
 def _shown_on_terminal(title: str) -> Iterator[Callable[[Step], None]]:
+    board = Board(title)
     if not sys.stderr.isatty():
-        yield lambda step: None
+        yield Lines(board).see
         return
     from rich.console import Console
     from rich.live import Live
 
-    board = Board(title)
     with Live(
         console=Console(stderr=True),
         get_renderable=board.table,

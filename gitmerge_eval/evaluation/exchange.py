@@ -8,13 +8,13 @@ the same key, the two machines disagree about a fact; nothing is overwritten unl
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from gitmerge_eval.errors import EvaluationError
+from gitmerge_eval.evaluation import members
 from gitmerge_eval.evaluation.published import Published, open_published
 from gitmerge_eval.evaluation.results import Score, ScoreKey, open_results
 from gitmerge_eval.evaluation.runs import Run, open_runs
@@ -70,6 +70,14 @@ def export(path: Path) -> Iterator[str]:
     """Every result of the cache at ``path`` as a line of canonical JSON, in a fixed order."""
     for entry in _known(path):
         yield canonical_json({"schema": SCHEMA, "kind": entry.kind, **entry.record})
+
+
+def unreadable(path: Path) -> list[str]:
+    """What the cache at ``path`` has that this version cannot read, and :func:`export` leaves
+    out."""
+    with open_runs(path) as runs:
+        runs.find()
+        return runs.remarks
 
 
 def take(path: Path, lines: Iterable[str], *, replacing: bool = False) -> Taken:
@@ -179,46 +187,44 @@ def _published_entry(row: Published) -> _Entry:
 
 def _parsed(text: str, number: int) -> _Entry:
     try:
-        record = json.loads(text)
-        schema, kind = record.pop("schema"), record.pop("kind")
-        if schema != SCHEMA or kind not in KINDS:
-            raise ValueError(f"schema {schema!r}, kind {kind!r}")
-        entry = _entry(kind, record)
-        _check(entry.record)
-    except (ValueError, KeyError, TypeError, AttributeError, EvaluationError) as error:
+        record = _record(text)
+        entry = _entry(record.pop("kind"), record)
+    except EvaluationError as error:
         raise EvaluationError(
-            f"line {number} is no result that this version reads ({error}); give a file that "
+            f"line {number} is no result that this version reads: {error}. Give a file that "
             "'gitmerge-eval results export' wrote, or a table that ends in .csv"
         ) from error
     return entry
+
+
+def _record(text: str) -> dict[str, Any]:
+    """A line's object without its schema, which is ours."""
+    try:
+        record = members.mapping(json.loads(text), "it")
+    except json.JSONDecodeError as error:
+        raise EvaluationError(f"it is no JSON from column {error.colno} on") from error
+    except (ValueError, RecursionError) as error:
+        raise EvaluationError("it is no JSON that can be read") from error
+    for name in ("schema", "kind"):
+        if name not in record:
+            raise EvaluationError(f"it lacks '{name}'")
+    schema = record.pop("schema")
+    if schema != SCHEMA:
+        raise EvaluationError(f"its schema is {members.shown(schema)}, and {SCHEMA} is known here")
+    if record["kind"] not in KINDS:
+        raise EvaluationError(
+            f"its kind is {members.shown(record['kind'])}; known are {', '.join(KINDS)}"
+        )
+    return record
 
 
 def _entry(kind: str, record: dict[str, Any]) -> _Entry:
     if kind == "run":
         return _run_entry(Run.from_dict(record))
     if kind == "published":
-        return _published_entry(Published(**record))
+        return _published_entry(members.built(Published, record, "a published number"))
     names = [member.name for member in fields(ScoreKey)]
-    key = ScoreKey(**{name: record.pop(name) for name in names})
-    return _score_entry(key, Score(**record))
-
-
-_NUMBERS = ("value", "seconds", "held_in", "generalization", "merged")
-
-
-def _check(value: object, name: str = "") -> None:
-    """ValueError for numbers that are none: SQLite and JSON would both take them."""
-    if isinstance(value, Mapping):
-        for key, member in value.items():
-            _check(member, key)
-    elif isinstance(value, (list, tuple)):
-        for member in value:
-            _check(member)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{name} is {value}")
-    elif name in _NUMBERS and (isinstance(value, (str, bool)) or not _number(value)):
-        raise ValueError(f"{name} is {value!r}")
-
-
-def _number(value: object) -> bool:
-    return value is None or isinstance(value, (int, float))
+    key = {name: record.pop(name) for name in names if name in record}
+    return _score_entry(
+        members.built(ScoreKey, key, "a score"), members.built(Score, record, "a score")
+    )

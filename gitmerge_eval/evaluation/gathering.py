@@ -148,12 +148,9 @@ def gather(repository: Repository) -> Gathered:
     remarks: list[str] = []
     path = evaluating.results_path(repository)
     merged = list(_merges(repository, remarks))
-    runs: list[Run] = []
     with open_runs(path) as table:
-        try:
-            runs = table.find()
-        except EvaluationError as error:
-            remarks.append(str(error))
+        runs = table.find()
+        remarks += table.remarks
     with open_published(path) as published:
         rows = tuple(published.find())
     return Gathered((*merged, *_of_runs(runs)), rows, tuple(remarks))

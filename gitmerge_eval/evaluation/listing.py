@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,6 +20,7 @@ COLUMNS = (
     "reused_groups", "chosen", "spec", "data", "recorded",
 )  # fmt: skip
 """What a record has, and the columns of the CSV."""
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
 SHOWN = ("source", "method", "options", "of", "split", "held-in", "generalization", "spec", "data")
 
 
@@ -33,13 +35,25 @@ class Listing:
 
 
 def listed(repository: Repository, split: str = "") -> Listing:
-    """Every result that ``repository`` knows; only those of one split where it is named."""
+    """Every result that ``repository`` knows, sorted by benchmark, method and options, published
+    numbers last; only those of one split where it is named."""
     found: Gathered = gather(repository)
     records = [_record(r) for r in found.results if split in ("", r.note.split)]
-    records += [_published(row) for row in found.published]
+    records = sorted(records, key=_place)
+    records += sorted((_published(row) for row in found.published), key=_place)
     main = next(iter(found.comparisons(split or "test")), None)
     correlation = str(main.correlation) if main and main.correlation else ""
     return Listing(records, correlation, found.remarks)
+
+
+def _place(record: Mapping[str, Any]) -> tuple[object, ...]:
+    """By benchmark, method and options, numbers in them by their size."""
+    options = [
+        (0, float(part), "") if _NUMBER.fullmatch(part) else (1, 0.0, part)
+        for part in _NUMBER.split(record["options"])
+    ]
+    rest = (record["constituents"], record["split"], record["source"], record["where"])
+    return (record["benchmark"], record["method"], options, rest, record["recorded"] or "")
 
 
 def row(record: Mapping[str, Any]) -> tuple[str, ...]:

@@ -10,12 +10,13 @@ import csv
 import io
 import math
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from gitmerge_eval.errors import UsageError
+from gitmerge_eval.errors import UnknownName, UsageError
 from gitmerge_eval.evaluation.results import open_beside
 
 COLUMNS = {
@@ -39,6 +40,7 @@ CREATE TABLE IF NOT EXISTS published (
 """
 _STORE = "INSERT OR REPLACE INTO published VALUES (?, ?, ?, ?, ?, ?, ?)"
 _FIND = "SELECT * FROM published ORDER BY rowid"
+_REMOVE = "DELETE FROM published WHERE source = ?"
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,18 @@ class PublishedTable:
     def find(self) -> list[Published]:
         """All rows, in the order in which they were imported."""
         return [Published(*row) for row in self._connection.execute(_FIND)]
+
+    def sources(self) -> dict[str, int]:
+        """source -> the number of its rows, in the order in which they were imported."""
+        return dict(Counter(row.source for row in self.find()))
+
+    def remove(self, source: str) -> int:
+        """Forget the rows of a source; their number. Raises UnknownName where it has none."""
+        with self._connection:
+            removed = self._connection.execute(_REMOVE, (source,)).rowcount
+        if not removed:
+            raise UnknownName.among("published table", source, self.sources())
+        return removed
 
 
 @contextmanager

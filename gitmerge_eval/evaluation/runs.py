@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
@@ -17,6 +17,7 @@ from typing import Any
 
 from gitmerge_eval.costs import Cost
 from gitmerge_eval.errors import EvaluationError
+from gitmerge_eval.evaluation import members
 from gitmerge_eval.evaluation.note import TaskScore
 from gitmerge_eval.evaluation.results import open_beside
 from gitmerge_eval.records import canonical_json
@@ -30,7 +31,10 @@ CREATE TABLE IF NOT EXISTS runs (
 ) WITHOUT ROWID
 """
 _STORE = "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?)"
-_FIND = "SELECT run FROM runs ORDER BY recorded, source, study, sample, method, spec"
+_FIND = """
+SELECT source, study, sample, spec, run FROM runs
+ORDER BY recorded, source, study, sample, method, spec
+"""
 _NAMELESS = "merge:"
 
 
@@ -93,21 +97,41 @@ class Run:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Run:
-        """The run that :meth:`as_dict` spelled; EvaluationError where it is none."""
-        try:
-            given = dict(values)
-            given["constituents"] = tuple((name, blob) for name, blob in given["constituents"])
-            given["scores"] = {
-                split: tuple(TaskScore(**score) for score in scores)
-                for split, scores in given["scores"].items()
-            }
-            given["cost"] = Cost(**given["cost"])
-            return cls(**given)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        """The run that :meth:`as_dict` spelled; EvaluationError, in words, where it is none."""
+        given = members.mapping(values, "a run")
+        for name, read in _PARTS.items():
+            if name in given:
+                given[name] = read(given[name])
+        return members.built(cls, given, "a run")
+
+
+def _constituents(value: Any) -> tuple[tuple[str, str], ...]:
+    pairs = members.sequence(value, "'constituents' of a run")
+    for pair in pairs:
+        if not isinstance(pair, (list, tuple)) or [type(part) for part in pair] != [str, str]:
             raise EvaluationError(
-                f"a stored run is malformed ({error}); it was written by another version, or by "
-                "hand"
-            ) from error
+                f"a constituent of a run is {members.shown(pair)} and should be [name, checkpoint]"
+            )
+    return tuple((name, blob) for name, blob in pairs)
+
+
+def _scores(value: Any) -> dict[str, tuple[TaskScore, ...]]:
+    return {
+        split: tuple(
+            members.built(TaskScore, score, f"a score of a run ({split})")
+            for score in members.sequence(scores, f"'scores' of a run ({split})")
+        )
+        for split, scores in members.mapping(value, "'scores' of a run").items()
+    }
+
+
+_PARTS: Mapping[str, Callable[[Any], Any]] = {
+    "constituents": _constituents,
+    "scores": _scores,
+    "cost": lambda value: members.built(Cost, value, "the cost of a run"),
+    "options": lambda value: members.mapping(value, "'options' of a run"),
+    "settings": lambda value: members.mapping(value, "'settings' of a run"),
+}
 
 
 class Runs:
@@ -115,6 +139,8 @@ class Runs:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self.remarks: list[str] = []
+        """Which rows :meth:`find` could not read, and why."""
 
     def store(self, runs: Sequence[Run]) -> None:
         """Remember ``runs``, all or none of them; one of the same study, sample and spec is
@@ -129,8 +155,21 @@ class Runs:
             self._connection.executemany(_STORE, rows)
 
     def find(self, *, source: str | None = None, study: str | None = None) -> list[Run]:
-        """The runs known, oldest first: all, or those of one source or study."""
-        found = [Run.from_dict(json.loads(text)) for (text,) in self._connection.execute(_FIND)]
+        """The runs known, oldest first: all, or those of one source or study.
+
+        A row that this version cannot read is passed over, and becomes one of the
+        :attr:`remarks`.
+        """
+        found = []
+        self.remarks = []
+        for of, digest, sample, spec, text in self._connection.execute(_FIND):
+            try:
+                found.append(Run.from_dict(json.loads(text)))
+            except (ValueError, TypeError, EvaluationError) as error:
+                self.remarks.append(
+                    f"a stored run is left out ({of} {digest[:10]}, sample {sample}, spec "
+                    f"{spec[:10]}): {error}; the command that made it computes it again"
+                )
         return [run for run in found if source in (None, run.source) and study in (None, run.study)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import signal
 import subprocess
@@ -164,11 +165,26 @@ class Repository:
         return self._paths[name]
 
     def commit(self, revision: str) -> str:
-        """The commit id of ``revision``; GitError with a plain message if there is none."""
+        """The commit id of ``revision``; GitError that suggests near names if there is none."""
         found = self.run("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", check=False)
         if found.status:
-            raise GitError(f"'{revision}' is not a commit in this repository")
+            raise GitError(f"'{revision}' is not a commit in this repository{self._hint(revision)}")
         return found.text
+
+    def _hint(self, revision: str) -> str:
+        """``; did you mean 'origin/bird-real'?`` where a branch or tag has a similar name."""
+        listed = self.run(
+            "for-each-ref", "--format=%(refname) %(refname:short)",
+            "refs/tags", "refs/remotes", "refs/heads", check=False,
+        )  # fmt: skip
+        names = {}
+        for line in listed.text.splitlines():
+            ref, _, short = line.partition(" ")
+            # A remote's branch is as near as its name without the remote's.
+            parts = ref.split("/", 3)
+            names[parts[3] if parts[1] == "remotes" and len(parts) > 3 else short] = short
+        near = difflib.get_close_matches(revision, names, n=1, cutoff=0.6)
+        return f"; did you mean '{names[near[0]]}'?" if near else ""
 
     def blob(self, object_id: str) -> bytes:
         """A blob's bytes."""

@@ -90,6 +90,7 @@ class Study:
             self._costs[run.spec] = run
             if (run.source, run.study) == (self.source, self.digest):
                 self._known[run.sample, run.spec] = run
+        self.remarks += self.runs.remarks
         models, remarks = models_of(self.repository, self.subject)
         self._merged, *baselines = models
         self._baselines = tuple(baselines)
