@@ -427,3 +427,23 @@ def test_processes_that_evaluate_at_once_agree(evaluated, monkeypatch):
     running = [subprocess.Popen(command) for _ in range(3)]
     assert [process.wait(60) for process in running] == [0, 0, 0]
     assert len(evaluating.show(evaluated.repository, merge)) == 1
+
+
+def test_another_clones_other_scores_stay_beside_ones_own_unless_forced(evaluated):
+    merge = evaluated.merge()
+    note = evaluate(evaluated)
+    theirs = reporting.note_record(note)
+    theirs["tasks"][0]["merged"] -= 1
+    other_data = {**theirs, "tasks": [{**t, "data": "other"} for t in theirs["tasks"]]}
+    more = reporting.note_record(note)
+    del more["tasks"][0]["pretrained"]
+    for old, kept in ((theirs, 1), (other_data, 0), (more, 0)):
+        evaluated.repository.run("notes", "--ref=gitmerge-eval", "remove", merge)
+        notes.write(evaluated.repository, merge, "their table", old)
+        evaluate(evaluated)
+        text = notes.read(evaluated.repository, merge)
+        assert len(notes.records(text)) == 1 + kept
+        assert text.count("another clone measured the same differently") == kept
+        assert "their table" not in text
+        evaluate(evaluated, force=True)
+        assert len(notes.records(notes.read(evaluated.repository, merge))) == 1

@@ -234,6 +234,18 @@ def test_what_the_merging_clone_measured_is_kept(clones):
     assert "merging: 1.50 s" in notes.read(two, "HEAD")
 
 
+def test_another_baseline_is_no_other_result(clones):
+    one, two, _ = clones
+    bare = tuple(replace(score, multitask=None) for score in NOTE.scores)
+    evaluated(one, replace(NOTE, scores=bare, cost=Cost(1.5)))
+    evaluated(two)
+    sharing.sync(one)
+    sharing.sync(two)
+    (note,) = evaluating.show(two, "HEAD")
+    assert note == replace(NOTE, cost=Cost(1.5))
+    assert len(measured(two)) == 2
+
+
 def test_many_who_sync_at_once_lose_nothing(clones, tmp_path):
     one, _, bare = clones
     commits = [commit(one, f"merge {number}") for number in range(4)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from gitmerge_eval.costs import Cost
 from gitmerge_eval.errors import CheckpointError, EvaluationError
@@ -85,10 +86,24 @@ def evaluate(
         note = _with_summary(note, subject, models, scorer)
     note = replace(note, cost=_cost(repository, note, subject.commit))
     if write_note and tasks is None:
-        notes.write(
-            repository, subject.commit, reporting.note_table(note), reporting.note_record(note)
-        )
+        _write(repository, subject.commit, note, force)
     return note
+
+
+def _write(repository: Repository, commit: str, note: EvaluationNote, force: bool) -> None:
+    """Write the note of ``commit``; another clone's record with other scores stays beside it.
+
+    One of this clone's own can only differ where ``force`` has computed its scores anew.
+    """
+    new = reporting.note_record(note)
+    rounded = reporting.note_from_record(new)
+
+    def keep(record: Mapping[str, Any]) -> bool:
+        return not force and note_records.contradicts(record, rounded)
+
+    others = [one for one in note_union.records_of(repository, commit) if keep(one)]
+    table = note_records.table([*others, new])
+    notes.write(repository, commit, table, new, keep=keep)
 
 
 def _cost(repository: Repository, note: EvaluationNote, commit: str) -> Cost | None:

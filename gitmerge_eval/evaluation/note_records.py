@@ -11,16 +11,13 @@ from gitmerge_eval.evaluation.note import EvaluationNote
 from gitmerge_eval.git import notes
 from gitmerge_eval.records import canonical_json
 
-OF_THE_MACHINE = ("seconds", "device", "cost", "sheet", "remarks")
-"""The members that two clones may have differently of one result: how it was measured, and what was
-at hand there."""
-
 
 def evaluations(records: Iterable[Mapping[str, Any]]) -> tuple[EvaluationNote, ...]:
     """The evaluations among ``records``; one that two clones have measured alike counts once.
 
-    Of those the one is taken that knows what the merge cost. Where they differ in a score, both
-    are there. Raises EvaluationError for a record of another schema.
+    Of those the one is taken that knows most baselines, with what the merge cost where any knows
+    it. Where they differ in a score of the model itself, both are there. Raises EvaluationError for
+    a record of another schema.
     """
     return tuple(reporting.note_from_record(record) for record in _distinct(records))
 
@@ -36,6 +33,17 @@ def differing(found: Sequence[EvaluationNote]) -> list[EvaluationNote]:
             again.append(note)
         seen.add(place)
     return again
+
+
+def contradicts(record: Mapping[str, Any], note: EvaluationNote) -> bool:
+    """Whether a record is of the merge and data that ``note`` is of, with other scores."""
+    if notes.key(record) != notes.key(reporting.note_record(note)):
+        return False
+    try:
+        other = reporting.note_from_record(record)
+    except EvaluationError:
+        return False
+    return _measured(other) != _measured(note) and bool(differing([other, note]))
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> str:
@@ -57,13 +65,31 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(parts)
 
 
+def _measured(note: EvaluationNote) -> list[float]:
+    return [score.merged for score in note.scores]
+
+
 def _distinct(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    found: dict[str, Mapping[str, Any]] = {}
+    alike: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
-        if not str(record.get("kind", "")).startswith(reporting.KIND):
-            continue
-        facts = {name: value for name, value in record.items() if name not in OF_THE_MACHINE}
-        place = canonical_json([notes.key(record), facts])
-        if place not in found or ("cost" in record and "cost" not in found[place]):
-            found[place] = record
-    return list(found.values())
+        if str(record.get("kind", "")).startswith(reporting.KIND):
+            alike.setdefault(canonical_json(_claim(record)), []).append(record)
+    return [_best(same) for same in alike.values()]
+
+
+def _claim(record: Mapping[str, Any]) -> list[Any]:
+    """What a record says of the model itself; baselines, times and remarks are what was at hand."""
+    what = ("schema", "benchmark", "settings", "evaluator_version", "path", "checkpoint")
+    tasks = record.get("tasks")
+    scores = [
+        [task.get(name) for name in ("task", "status", "data", "merged")]
+        for task in (tasks if isinstance(tasks, list) else [])
+        if isinstance(task, dict)
+    ]
+    return [notes.key(record), [record.get(name) for name in what], scores]
+
+
+def _best(same: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    best = max(same, key=lambda record: canonical_json(record.get("tasks")).count(":"))
+    cost = next((record["cost"] for record in same if "cost" in record), None)
+    return best if cost is None else {**best, "cost": cost}

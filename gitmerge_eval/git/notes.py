@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,17 +28,28 @@ def read(repository: Repository, commit: str) -> str | None:
     return found.text if found.status == 0 else None
 
 
-def write(repository: Repository, commit: str, table: str, added: Mapping[str, Any]) -> None:
+def write(
+    repository: Repository,
+    commit: str,
+    table: str,
+    added: Mapping[str, Any],
+    *,
+    keep: Callable[[Mapping[str, Any]], bool] = lambda record: False,
+) -> None:
     """Make ``table`` the readable part of the commit's note and add a record to its records.
 
-    A record with the same ``kind`` and ``spec`` is replaced. Safe among any number of processes
-    that write through here: Git's own read-modify-write of notes has no lock and loses some.
-    Raises GitError for an unknown commit or where Git cannot write.
+    A record with the same ``kind`` and ``spec`` is replaced, unless ``keep`` wants it. Safe among
+    any number of processes that write through here: Git's own read-modify-write of notes has no
+    lock and loses some. Raises GitError for an unknown commit or where Git cannot write.
     """
     identity = repository.commit(commit)
     with lock(repository):
         earlier = (read(repository, identity) or "").split("\n")
-        kept = [line for line in earlier if (one := record(line)) and key(one) != key(added)]
+        kept = [
+            line
+            for line in earlier
+            if (one := record(line)) and (key(one) != key(added) or keep(one))
+        ]
         lines = [table.strip("\n"), "", *kept, canonical_json(added), ""]
         put(repository, REF, identity, "\n".join(lines))
 

@@ -23,7 +23,9 @@ def line(value, kind="evaluation/test", spec="s1"):
 
 def table(records):
     """As an evaluation's is: above, and in an order that is not that of its letters."""
-    return "\n".join(f"{r['spec']} scored {r['value']}\na line for {r['kind']}" for r in records)
+    return "\n".join(
+        f"{r['spec']} scored {r.get('value')}\na line for {r['kind']}" for r in records
+    )
 
 
 def note(*lines):
