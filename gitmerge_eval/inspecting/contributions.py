@@ -19,7 +19,7 @@ from gitmerge_eval.checkpoints import statistics_index
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.modules import modules, natural
 from gitmerge_eval.errors import MissingBase, UsageError
-from gitmerge_eval.evaluation.subjects import merge_of_ours
+from gitmerge_eval.evaluation.parts import merge_of_ours
 from gitmerge_eval.git import trailers
 from gitmerge_eval.git.heads import base_for, resolve
 from gitmerge_eval.git.repository import Repository
