@@ -12,7 +12,7 @@ from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.errors import GitMergeEvalError, PrerequisiteError
 from gitmerge_eval.git.heads import Heads, left_out, resolve
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.merging import deciding
+from gitmerge_eval.merging import deciding, provenance
 from gitmerge_eval.merging import options as merge_options
 from gitmerge_eval.merging.devices import choose_device, describe
 from gitmerge_eval.merging.fetching import absent_bytes
@@ -89,9 +89,10 @@ def preview(
         tensors = deciding.decide(repository, heads, options, paths)
         for decision in tensors.decisions:
             if decision.plan:
-                checkpoints.append(_planned(heads, options, decision.plan, ObjectStore(repository)))
+                checkpoints.append(_planned(options, decision, ObjectStore(repository)))
             else:
                 checkpoints.append(_simple(heads, options, decision))
+        notes += provenance.told(tensors.decisions)
     except GitMergeEvalError as error:
         if isinstance(error, PrerequisiteError):
             checkpoints += _refused(repository, heads, options, paths, error)
@@ -106,15 +107,17 @@ def preview(
 
 
 def _planned(
-    heads: Heads, options: MergeOptions, plan: CheckpointPlan, store: ObjectStore
+    options: MergeOptions, decision: deciding.Decision, store: ObjectStore
 ) -> CheckpointPreview:
+    plan = decision.plan
+    assert plan is not None
     usable = applicable(plan.base, plan.constituents)
     return CheckpointPreview(
         path=plan.spec.path,
         outcome="merged",
         method=plan.spec.method,
         base=(plan.base.commit or None) if plan.base else None,
-        constituents=tuple(_shown(source) for source in _in_order(heads, plan)),
+        constituents=tuple(_shown(source) for source in decision.sources),
         states=dict(Counter(group.state for group in plan.groups)),
         applicable=usable,
         costs={name: _costs(plan, name) for name, lacking in usable.items() if not lacking},
@@ -122,7 +125,7 @@ def _planned(
         statistics_flops=statistics_flops(plan),
         statistics_tokens={
             _shown(source): tokens(plan, source)
-            for source in _in_order(heads, plan)
+            for source in decision.sources
             if plan.method.statistics(plan.options)
         },
         peak_bytes=plan.peak_bytes,
@@ -131,11 +134,6 @@ def _planned(
         absent_bytes=absent_bytes(store, plan),
         device=describe(choose_device(options.resources.device, options.method)),
     )
-
-
-def _in_order(heads: Heads, plan: CheckpointPlan) -> list[Source]:
-    """The constituents as the user named them."""
-    return sorted(plan.constituents, key=lambda source: heads.candidates.index(source.commit))
 
 
 def _shown(source: Source) -> str:
@@ -173,12 +171,13 @@ def _refused(
     tensors = deciding.decide(repository, heads, fallback, paths)
     return [
         replace(
-            _planned(heads, fallback, plan, ObjectStore(repository)),
+            _planned(fallback, decision, ObjectStore(repository)),
             outcome="refused",
             method=options.method.name,
             problems=(str(error),),
             merging_flops=0,
             statistics_flops=0,
         )
-        for plan in tensors.plans
+        for decision in tensors.decisions
+        if decision.plan
     ]

@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 
 from gitmerge_eval.errors import GitMergeEvalError
 from gitmerge_eval.git import trailers
+from gitmerge_eval.git.replay import STRATEGY, replayed
 from gitmerge_eval.git.repository import Repository
 
 
@@ -61,9 +62,21 @@ def _prepare_commit_msg(repository: Repository, arguments: list[str]) -> None:
     state = trailers.read_state(repository)
     if state is not None and trailers.is_current(repository, state):
         trailers.apply_trailers(arguments[0], state, repository)
-    elif repository.path("CHERRY_PICK_HEAD").exists() and trailers.drop_copied(
-        arguments[0], repository
-    ):
+        return
+    # Git copies the old message to the merge that a rebase makes again, whatever came of it, and
+    # to what a cherry-pick makes of another commit's changes.
+    replay = replayed(repository)
+    picked = repository.path("CHERRY_PICK_HEAD").exists()
+    if not (replay or picked) or not trailers.drop_copied(arguments[0], repository):
+        return
+    if replay:
+        print(
+            f"gitmerge-eval: the model of this merge is not that of {replay.commit[:10]}: it was "
+            "merged by Git's own strategy or by hand, and its trailers were taken out of the "
+            f"message; '{STRATEGY}' merges models again as they were merged",
+            file=sys.stderr,
+        )
+    else:
         print(
             "gitmerge-eval: left out the trailers Merge-* that came with the message: they are of "
             "another version of the model",

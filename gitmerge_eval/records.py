@@ -69,6 +69,8 @@ class ParameterGroup:
     """Further tensors a method asked for, such as MaTS' ``init`` revision."""
     input_axis: int = 1
     """The axis of a linear layer's weight that its inputs meet: 1 for torch's (out, in)."""
+    models: tuple[int, ...] | None = None
+    """How many models each constituent stands for; None where that is one for all."""
     positions: Positions | None = None
     """Of a tile, whose tensors have the rows that these say; None for a whole group."""
 
@@ -163,6 +165,8 @@ class MergeMethod:
     too. On the CPU ``any`` gets the latter, and a merge need not import torch."""
     ordered: bool = False
     """Whether each constituent has a part of its own, so that they stay as they are given."""
+    combined: bool = False
+    """Whether a merge by it, with its summed statistics, can stand for the models that it is of."""
     merging_flops: Callable[[LayerShape, Mapping[str, Any]], int] = lambda shape, options: 0
     statistics_flops: Callable[[LayerShape, int, Mapping[str, Any]], int] = (
         lambda shape, tokens, options: 0
@@ -253,6 +257,8 @@ class Constituent:
     """Git object id of the checkpoint's metadata blob."""
     statistics: Mapping[str, str] = field(default_factory=dict)
     """kind -> Git object id of the statistic's metadata blob."""
+    models: int = 1
+    """How many models it stands for, whose merge by the same method it is."""
 
 
 @dataclass(frozen=True)
@@ -277,7 +283,10 @@ class MergeSpec:
             "options": self.options,
             "accumulate": self.accumulate,
             "base": self.base,
-            "constituents": [[c.checkpoint, dict(c.statistics)] for c in self.constituents],
+            "constituents": [
+                [c.checkpoint, dict(c.statistics), *([c.models] if c.models > 1 else [])]
+                for c in self.constituents
+            ],
             "references": self.references,
             "numeric_version": self.numeric_version,
         }

@@ -161,8 +161,12 @@ def _record(
     ours, theirs = (model.conflict.sides[side].commit for side in ("ours", "theirs"))
     if repository.commit("HEAD") != ours or trailers.merge_heads(repository) != (theirs,):
         return False
+    if any(source.models > 1 for source in plan.constituents):
+        return False  # by hand it stands for nobody
     models = {plan.spec.path: staged.files}
-    record = provenance.record(model.chosen.method, [plan], models, [ours, theirs])
+    # The heads in their order, or what takes part in their place.
+    order = dict.fromkeys([ours, theirs, *(one.commit for one in plan.constituents)])
+    record = provenance.record(model.chosen.method, [plan], models, order)
     record = replace(record, resolutions=_resolutions(model))
     merged = provenance.merged_models([plan], models)
     costs: trailers.Costs = {plan.spec.digest: asdict(staged.report.cost)}

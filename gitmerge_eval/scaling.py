@@ -20,9 +20,9 @@ from gitmerge_eval.evaluation.evaluating import results_path
 from gitmerge_eval.evaluation.runs import Run, open_runs
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.merging.devices import DEFAULT_RESOURCES, Resources
+from gitmerge_eval.merging.options import text_of
 from gitmerge_eval.records import NUMERIC_VERSION, Benchmark, canonical_json
 from gitmerge_eval.studies.executor import HERE, Trial, Where
-from gitmerge_eval.studies.grid import text_of
 from gitmerge_eval.studies.planner import Planner
 from gitmerge_eval.studies.trials import Family, Study, Watch, study
 
@@ -197,8 +197,8 @@ def _check(planner: Planner) -> None:
         if name not in planner.tasks:
             raise PrerequisiteError(
                 f"'{name}' has no task of its own, as a merge of several models has none, so that "
-                "samples with it cannot be scored; start from the base of the branches, such as "
-                "'git switch --detach $(git merge-base <branches>)'"
+                "samples with it cannot be scored; merge its constituents instead, without "
+                "merge-eval.constituents"
             )
 
 

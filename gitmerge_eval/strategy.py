@@ -104,10 +104,12 @@ class _Run:
             ordinary.hand_over(repository, arguments.bases, arguments.head, arguments.remotes)
         for line in journal.recover(repository):
             _say(line)
-        from gitmerge_eval.merging import deciding, options
+        from gitmerge_eval.merging import deciding, replaying
 
-        chosen = options.parse(arguments.options, options.settings(repository))
         heads = gather(repository, arguments.bases, arguments.remotes)
+        heads, chosen, said = replaying.prepared(repository, heads, arguments.options)
+        for line in said:
+            _say(line)
         if chosen.explicit and self._merger:
             for line in left_out(repository, named_by_user(self._merger.command), heads):
                 _say(line)

@@ -19,9 +19,10 @@ from gitmerge_eval.git import programs, trailers
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.merging.devices import DEFAULT_RESOURCES, Resources
 from gitmerge_eval.merging.merge import check_state
+from gitmerge_eval.merging.options import text_of
 from gitmerge_eval.records import NUMERIC_VERSION, canonical_json
 from gitmerge_eval.studies.executor import HERE, Statuses, Trial, Where
-from gitmerge_eval.studies.grid import Grid, grid, text_of
+from gitmerge_eval.studies.grid import Grid, grid
 from gitmerge_eval.studies.planner import Planner
 from gitmerge_eval.studies.trials import Family, Study, Watch, study
 

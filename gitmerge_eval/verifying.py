@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from gitmerge_eval.checkpoints.metadata import Metadata
 from gitmerge_eval.checkpoints.scratch_store import ScratchStore
-from gitmerge_eval.checkpoints.sharded import is_index
 from gitmerge_eval.errors import (
     CorruptObject,
     GitError,
@@ -22,14 +20,16 @@ from gitmerge_eval.errors import (
 from gitmerge_eval.git import trailers
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.git.trailers import MergeTrailers
-from gitmerge_eval.git.trees import changed_tensor_paths, differing, have_whole, renames
+from gitmerge_eval.git.trees import changed_tensor_paths, differing, have_whole
 from gitmerge_eval.merging import combining
 from gitmerge_eval.merging import options as merge_options
 from gitmerge_eval.merging.choices import decided
 from gitmerge_eval.merging.comparing import compare, written_model
 from gitmerge_eval.merging.computing import Progress, compute, silent
 from gitmerge_eval.merging.devices import DEFAULT_RESOURCES, Resources
-from gitmerge_eval.merging.models import is_plain, single_of
+from gitmerge_eval.merging.expansion import Composite, Expansion, at, path_in, require
+from gitmerge_eval.merging.joint import open_part
+from gitmerge_eval.merging.models import is_plain
 from gitmerge_eval.merging.planning import CheckpointPlan, plan_checkpoint
 from gitmerge_eval.merging.sources import Source, open_source, value_of
 
@@ -122,14 +122,7 @@ def models_of(repository: Repository, record: MergeTrailers, commit: str) -> lis
     """The models that the trailers speak of and the commit has, by the paths they go by."""
     specified = [path for _, path in record.specs]
     listed = specified or [path for _, path in record.models if not is_plain(path)]
-    return [path for path in listed if repository.blob_id(commit, _at(repository, commit, path))]
-
-
-def _at(repository: Repository, commit: str, path: str) -> str:
-    """Where ``commit`` has a model: one that is in several files elsewhere may be in one."""
-    if is_index(path) and repository.blob_id(commit, path) is None:
-        return single_of(path)
-    return path
+    return [path for path in listed if repository.blob_id(commit, at(repository, commit, path))]
 
 
 def _without_trailers(repository: Repository, commit: str, revision: str) -> Verification:
@@ -234,14 +227,8 @@ def plan_from(
     """The plan that the trailers of ``merge`` describe; errors name what is missing by now."""
     options = dict(record.options)
     accumulate = str(options.pop("accumulate", "float64"))
-    chosen = merge_options.parse(
-        [
-            ("method", record.method),
-            *((name, option_text(value)) for name, value in options.items()),
-        ]
-    )
+    chosen = merge_options.recorded(record.method, options)
     base, sources = sources_from(repository, record, path, merge)
-    sources = [s for s in sources if base is None or not s.equals(base)]
     plan = plan_checkpoint(repository, path, chosen, base, sources, accumulate)
     return decided(plan, _resolutions(repository, record, path, merge))
 
@@ -251,17 +238,17 @@ def sources_from(
 ) -> tuple[Source | None, list[Source]]:
     """The base and the constituents of the model at ``path`` of ``merge``, as its trailers name
     them; GitError where one is not in this clone."""
+    composite = Composite(merge, record, path)
     base = None
-    for commit in record.bases:
-        _require(repository, commit, "the base")
-        if (there := _path_in(repository, commit, path, merge)) is not None:
-            base = open_source(repository, commit, there, "the base")
-    sources = []
-    for commit, name in record.constituents:
-        _require(repository, commit, f"the constituent '{name}'")
-        there = _path_in(repository, commit, path, merge)
+    if composite.base is not None:
+        require(repository, composite.base, "the base")
+        there = path_in(repository, composite.base, path, merge)
         if there is not None:
-            sources.append(open_source(repository, commit, there, name))
+            base = open_source(repository, composite.base, there, "the base")
+    parts = Expansion(repository).children(composite)
+    for part in parts:
+        require(repository, part.commit, f"the constituent '{part.name}'")
+    sources = [open_part(repository, part) for part in parts]
     return base, sources
 
 
@@ -279,30 +266,8 @@ def _resolutions(
                     f"its trailer Merge-Resolution takes groups from {commit[:10]}, which is no "
                     "side of the merge"
                 )
-            _require(repository, commit, "a side of the conflict")
-            there = _path_in(repository, commit, path, merge) or path
+            require(repository, commit, "a side of the conflict")
+            there = path_in(repository, commit, path, merge) or path
             source = open_source(repository, commit, there, commit[:10])
             found.update(dict.fromkeys(groups, source))
     return found
-
-
-def _require(repository: Repository, commit: str, what: str) -> None:
-    if not repository.succeeds("cat-file", "-e", f"{commit}^{{commit}}"):
-        raise GitError(
-            f"{what}, commit {commit[:10]}, is not in this clone; fetch it "
-            "('git fetch --unshallow' in a shallow clone)"
-        )
-
-
-def _path_in(repository: Repository, commit: str, path: str, merge: str) -> str | None:
-    """Where ``commit`` has the checkpoint that ``merge`` has at ``path``: a branch may have
-    renamed it."""
-    if repository.blob_id(commit, _at(repository, commit, path)) is not None:
-        return path
-    moved = renames(repository, commit, merge)
-    return next((old for old, new in moved.items() if new == path), None)
-
-
-def option_text(value: Any) -> str:
-    """An option's value as the command line has it."""
-    return ",".join(map(repr, value)) if isinstance(value, (list, tuple)) else str(value)

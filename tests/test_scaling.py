@@ -109,7 +109,7 @@ def test_what_a_sweep_chose_is_not_computed_again(evaluated):
     assert scale(evaluated, HEADS[:2], methods=("average",), samples=2).computed == 0
 
 
-def test_one_model_and_a_merge_without_a_task_are_refused(evaluated):
+def test_one_model_is_refused_and_a_merge_is_taken_apart(evaluated):
     with pytest.raises(PrerequisiteError, match="'bird-real', cannot be merged; name more"):
         scale(evaluated, ("bird-real",))
     evaluated.repository.run("config", "merge-eval.evaluate", "off")
@@ -119,7 +119,11 @@ def test_one_model_and_a_merge_without_a_task_are_refused(evaluated):
         sweeping.Settings(methods=("average",), device="cpu"),
     )
     sweeping.merge_winner(evaluated.repository, HEADS[:2], found)
-    with pytest.raises(PrerequisiteError, match=r"'main' has no task of its own.*git switch"):
+    found = scale(evaluated, HEADS[2:], methods=("average",), samples=1)
+    assert {run.models for run in found.runs} == {2, 3}
+    assert {name for run in found.runs for name, _ in run.constituents} == set(HEADS)
+    evaluated.repository.run("config", "merge-eval.constituents", "heads")
+    with pytest.raises(PrerequisiteError, match=r"'main' has no task of its own.*constituents"):
         scale(evaluated, HEADS[2:])
 
 

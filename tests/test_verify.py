@@ -207,6 +207,6 @@ def test_a_merge_of_merges_is_verified_too(repository):
     repository.run("switch", "--quiet", "main")
     repository.merge("-Xmethod=task-arithmetic", "-Xscale=0.3", "c")
     record = trailers.read(repository.git, "HEAD")
-    assert [name for _, name in record.constituents] == ["main", "c"]
+    assert [name for _, name in record.constituents] == ["a", "b", "c"]
     assert verify(repository.git, "HEAD").sound
     assert torch.isfinite(repository.tensors("HEAD")["scale"])

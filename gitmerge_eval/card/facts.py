@@ -15,10 +15,11 @@ from gitmerge_eval.evaluation.declarations import (
     benchmark_at,
 )
 from gitmerge_eval.evaluation.note import EvaluationNote
-from gitmerge_eval.evaluation.parts import Part, declarations_of, merge_of_ours, parts_of
+from gitmerge_eval.evaluation.parts import declarations_of, parts_of
 from gitmerge_eval.evaluation.resolving import benchmark_of
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.git.trailers import METHOD, MergeTrailers
+from gitmerge_eval.git.trailers import METHOD, MergeTrailers, merge_of_ours
+from gitmerge_eval.merging.expansion import Part
 from gitmerge_eval.records import Benchmark
 
 ADAPTER = "adapter_config.json"
@@ -87,9 +88,9 @@ def facts_of(
     """
     commit, merge = _merge(repository, revision)
     path = _path(repository, commit, merge, checkpoint)
-    parts = {part.commit: part for part in parts_of(repository, commit, revision)}
+    parts = parts_of(repository, [(commit, revision)], path)
     remarks: list[str] = []
-    leaves = tuple(_leaf(repository, part, path, remarks) for part in parts.values())
+    leaves = tuple(_leaf(repository, part, path, remarks) for part in parts)
     notes = _notes(repository, commit, path, remarks)
     declaration, benchmark = _benchmark(repository, commit, remarks)
     beside = posixpath.join(posixpath.dirname(path), ADAPTER)

@@ -16,6 +16,7 @@ from gitmerge_eval.cli import (
     declaring,
     evaluation,
     inspection,
+    remerging,
     reporting,
     resolving,
     seeing,
@@ -35,8 +36,8 @@ application = typer.Typer(
     rich_markup_mode=None,
 )
 for room in (
-    setup, inspection, verifying, seeing, resolving, declaring, evaluation, studying, benchmarking,
-    cleaning, converting, reporting, advising, sharing, carding,
+    setup, inspection, verifying, seeing, remerging, resolving, declaring, evaluation, studying,
+    benchmarking, cleaning, converting, reporting, advising, sharing, carding,
 ):  # fmt: skip
     room.add_to(application)
 

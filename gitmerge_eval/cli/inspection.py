@@ -30,7 +30,7 @@ def plan(
     from gitmerge_eval import dryrun
     from gitmerge_eval.git.repository import Repository
 
-    items = [_item(text) for text in strategy_option]
+    items = [item(text) for text in strategy_option]
     preview = dryrun.preview(Repository.here(), heads, items)
     if as_json:
         print_json(preview.as_dict())
@@ -39,7 +39,8 @@ def plan(
     raise typer.Exit(0 if preview.feasible else 1)
 
 
-def _item(text: str) -> tuple[str, str | None]:
+def item(text: str) -> tuple[str, str | None]:
+    """A strategy option's name and value, None where it has none."""
     name, equals, value = text.removeprefix("--").partition("=")
     return name, value if equals else None
 

@@ -24,9 +24,9 @@ from typing import Any
 from gitmerge_eval.errors import GitMergeEvalError
 from gitmerge_eval.evaluation import evaluating, reporting
 from gitmerge_eval.evaluation.declarations import BENCHMARK_FILE
-from gitmerge_eval.evaluation.parts import merge_of_ours
 from gitmerge_eval.git import process, trailers
 from gitmerge_eval.git.repository import Repository
+from gitmerge_eval.git.trailers import merge_of_ours
 
 MODE_KEY = "merge-eval.evaluate"
 MODES = ("sync", "background", "off")
@@ -57,12 +57,28 @@ def after_merge(repository: Repository) -> None:
             _end_merge(repository, git)
 
 
+def after_commit(repository: Repository) -> None:
+    """Evaluate HEAD, which a command of ours has just committed, as :func:`after_merge` does."""
+    with _held_signals() as pending:
+        try:
+            _evaluate(repository, repository.commit("HEAD"), pending)
+        except (GitMergeEvalError, OSError) as error:
+            if not pending():
+                _say(f"the commit is made, but its evaluation could not start: {error}")
+                _say("to evaluate it, run 'gitmerge-eval evaluate HEAD'")
+
+
 def _after_merge(repository: Repository, pending: Callable[[], set[int]]) -> None:
-    mode = repository.setting(MODE_KEY) or MODES[0]
-    if mode == "off" or repository.blob_id("HEAD", BENCHMARK_FILE) is None:
-        return
     commit = repository.commit("HEAD")
-    if not _made_here(repository, commit) or merge_of_ours(repository, commit) is None:
+    if _made_here(repository, commit):
+        _evaluate(repository, commit, pending)
+
+
+def _evaluate(repository: Repository, commit: str, pending: Callable[[], set[int]]) -> None:
+    mode = repository.setting(MODE_KEY) or MODES[0]
+    if mode == "off" or repository.blob_id(commit, BENCHMARK_FILE) is None:
+        return
+    if merge_of_ours(repository, commit) is None:
         return
     if mode not in MODES:
         _say(f"'{MODE_KEY}' is '{mode}'; use one of {', '.join(MODES)}. Nothing was evaluated")

@@ -1,13 +1,9 @@
-"""What a merge of ours is made of, down to the models that are no merges themselves.
-
-A merge is ours where the model in its tree is the one that its trailers record: these may be copied
-to another commit, and then do not count.
-"""
+"""The models that merges are made of in the end, and what their branches declare of themselves."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from gitmerge_eval.errors import EvaluationError
 from gitmerge_eval.evaluation.declarations import (
@@ -15,60 +11,60 @@ from gitmerge_eval.evaluation.declarations import (
     constituent,
     constituent_blobs,
 )
-from gitmerge_eval.git import trailers
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.git.trailers import MergeTrailers
+from gitmerge_eval.git.trailers import merge_of_ours
 
-
-def merge_of_ours(repository: Repository, commit: str) -> MergeTrailers | None:
-    """The trailers of a merge whose recorded model is the one in its tree, else None."""
-    merge = trailers.read(repository, commit)
-    if merge is None:
-        return None
-    true = any(repository.blob_id(commit, path) == blob for blob, path in merge.models)
-    return merge if true else None
-
-
-@dataclass(frozen=True)
-class Part:
-    """A model that was merged and is no merge of ours itself."""
-
-    commit: str
-    name: str
-    base: str | None
-    """What it was merged on; None for a model that is evaluated by itself."""
+if TYPE_CHECKING:
+    from gitmerge_eval.merging.expansion import Part
 
 
 def parts_of(
-    repository: Repository, commit: str, name: str, base: str | None = None
-) -> Iterator[Part]:
-    """The models that ``commit`` is made of; of a merge of merges, those of all of them.
+    repository: Repository,
+    named: Sequence[tuple[str, str]],
+    path: str,
+    base: str | None = None,
+    merge: str | None = None,
+) -> tuple[Part, ...]:
+    """What the model at ``path`` of each (commit, name) is made of, through merges of merges; of
+    the commit ``merge`` all models. ``base`` is what they are merged on, where they are.
 
-    Raises EvaluationError where one of them is not in this clone.
+    Raises EvaluationError where one of the parts is not in this clone.
     """
-    if not repository.succeeds("cat-file", "-e", f"{commit}^{{commit}}"):
-        raise EvaluationError(
-            f"constituent '{name}' ({commit[:10]}) is not in this clone; fetch its branch, or all "
-            "of a shallow clone with 'git fetch --unshallow'"
-        )
-    merge = merge_of_ours(repository, commit)
-    if merge is None or not merge.constituents:
-        yield Part(commit, name, base)
-        return
-    origin = merge.bases[0] if merge.bases else None
-    for part, part_name in merge.constituents:
-        yield from parts_of(repository, part, part_name, origin)
+    # Imports NumPy, which the hook does without.
+    from gitmerge_eval.merging.expansion import Composite, Expansion, Part, is_here
+    from gitmerge_eval.merging.models import is_plain
+
+    expansion = Expansion(repository)
+    parts: dict[str, Part] = {}
+    for commit, name in named:
+        whole = Part(commit, name, path, base)
+        merges = [expansion.composite(commit, path)]
+        if own := merge_of_ours(repository, commit) if commit == merge else None:
+            specified = (there for _, there in own.specs or own.models if not is_plain(there))
+            merges += [Composite(commit, own, there) for there in specified]
+        children = [child for one in merges if one for child in expansion.children(one)]
+        for part in children or [whole]:
+            parts |= {leaf.commit: leaf for leaf in expansion.leaves(part)}
+    for part in parts.values():
+        if not is_here(repository, part.commit):
+            raise EvaluationError(
+                f"constituent '{part.name}' ({part.commit[:10]}) is not in this clone; fetch its "
+                "branch, or all of a shallow clone with 'git fetch --unshallow'"
+            )
+    return tuple(parts.values())
 
 
 def declarations_of(repository: Repository, part: Part) -> list[ConstituentDeclaration]:
     """What the branch of ``part`` declares of itself; EvaluationError for a malformed file."""
     return [
         constituent(repository.blob(blob), f"'{path}' of '{part.name}'")
-        for path, blob in _own_declarations(repository, part).items()
+        for path, blob in own_declarations(repository, part).items()
     ]
 
 
-def _own_declarations(repository: Repository, part: Part) -> Mapping[str, str]:
+def own_declarations(repository: Repository, part: Part) -> Mapping[str, str]:
+    """path -> blob of the files in which a part's branch declares itself, not of those that it has
+    inherited; none where it declares nothing."""
     present = constituent_blobs(repository, part.commit)
     if part.base is None:
         return present

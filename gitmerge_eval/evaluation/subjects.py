@@ -7,9 +7,10 @@ merge is ours where the model in its tree is the one that the trailers record.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gitmerge_eval.checkpoints.sharded import is_index
 from gitmerge_eval.errors import EvaluationError, GitError, UnknownName
@@ -20,12 +21,15 @@ from gitmerge_eval.evaluation.declarations import (
     benchmark_at,
     constituents_at,
 )
-from gitmerge_eval.evaluation.parts import declarations_of, merge_of_ours, parts_of
+from gitmerge_eval.evaluation.parts import declarations_of, parts_of
 from gitmerge_eval.evaluation.workspace import NO_COMPANIONS, Companions, companions_at
 from gitmerge_eval.git import trailers
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.git.trailers import MergeTrailers
+from gitmerge_eval.git.trailers import MergeTrailers, merge_of_ours
 from gitmerge_eval.records import Benchmark
+
+if TYPE_CHECKING:
+    from gitmerge_eval.merging.expansion import Part
 
 MULTITASK_KEY = "merge-eval.multitask"
 MULTITASK_BRANCHES = ("refs/heads/multitask", "refs/remotes/origin/multitask")
@@ -102,7 +106,9 @@ def subject_at(
     leaves: tuple[Leaf, ...] = ()
     path = checkpoint or benchmark.checkpoint
     if tasks is None:
-        found = tuple(_leaves(repository, commit, revision, None))
+        found = tuple(
+            _leaves(repository, parts_of(repository, [(commit, revision)], path, merge=commit))
+        )
         path, leaves = _of_one_model(found, checkpoint, declaration, revision)
         tasks = [leaf.declaration.task for leaf in leaves]
     _refuse_shards(path)
@@ -137,8 +143,8 @@ def planned_subject(
             "with a line 'name = \"<benchmark>\"'"
         )
     benchmark = _benchmark(repository, declaration, "HEAD")
-    base = bases[0] if bases else None
-    found = [leaf for part, name in constituents for leaf in _leaves(repository, part, name, base)]
+    base, known = bases[0] if bases else None, checkpoint or benchmark.checkpoint
+    found = list(_leaves(repository, parts_of(repository, constituents, known, base)))
     path, leaves = _of_one_model(found, checkpoint, declaration, "HEAD")
     _refuse_shards(path)
     held_in = tuple(dict.fromkeys(leaf.declaration.task for leaf in leaves))
@@ -274,8 +280,8 @@ def _spanned(benchmark: Benchmark, held_in: Sequence[str]) -> tuple[str, ...]:
         ) from error
 
 
-def _leaves(repository: Repository, commit: str, name: str, base: str | None) -> Iterator[Leaf]:
-    for part in parts_of(repository, commit, name, base):
+def _leaves(repository: Repository, parts: Iterable[Part]) -> Iterator[Leaf]:
+    for part in parts:
         declared = declarations_of(repository, part)
         if not declared:
             raise EvaluationError(

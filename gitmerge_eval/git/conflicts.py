@@ -36,6 +36,8 @@ class Origin:
     commit: str
     path: str
     label: str
+    models: int = 1
+    """How many models it stands for, as the merge of them that it is."""
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,13 @@ def gather(repository: Repository, bases: Sequence[str], remotes: Sequence[str])
     return _arrange(repository, bases, head, remotes, names)
 
 
+def arranged(repository: Repository, remotes: Sequence[str]) -> Heads:
+    """The heads of a merge that Git's own strategy makes: ``remotes`` into HEAD."""
+    head = repository.commit("HEAD")
+    bases = repository.run("merge-base", "--all", "--octopus", head, *remotes, check=False)
+    return _arrange(repository, bases.text.split(), head, remotes, {})
+
+
 def _fetched_names(repository: Repository) -> dict[str, str]:
     r"""commit -> branch of what the last fetch brought, by FETCH_HEAD's lines
     ``<commit>\t[not-for-merge]\tbranch '<name>' of <url>``."""

@@ -21,9 +21,11 @@ CONSTITUENT = "Merge-Constituent"
 MODEL = "Merge-Model"
 SPEC = "Merge-Spec"
 RESOLUTION = "Merge-Resolution"
+PARTS = "Merge-Parts"
+LEAF = "Merge-Leaf"
 SWEEP = "Merge-Sweep"
 TOOL = "Merge-Tool"
-KEYS = (METHOD, OPTIONS, BASE, CONSTITUENT, MODEL, SPEC, RESOLUTION, SWEEP, TOOL)
+KEYS = (METHOD, OPTIONS, BASE, CONSTITUENT, MODEL, SPEC, RESOLUTION, PARTS, LEAF, SWEEP, TOOL)
 
 SWEEP_VARIABLE = "GITMERGE_EVAL_SWEEP"
 """Where ``gitmerge-eval sweep --merge`` tells the strategy what to write into that trailer."""
@@ -60,6 +62,41 @@ class MergedModel:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """What one model was merged from, where that is not simply what all trailers together say.
+
+    >>> Parts.parse("1:1x2,3", "model.safetensors")
+    Parts(path='model.safetensors', base=1, constituents=((1, 2), (3, 1)))
+    >>> Parts("model.safetensors", None, ((2, 1),)).value
+    '0:2'
+    """
+
+    path: str
+    base: int | None
+    """The position of its base among the bases, from 1; None: it has none."""
+    constituents: tuple[tuple[int, int], ...]
+    """(position among the constituents, number of models that it stands for), in their order."""
+
+    @property
+    def value(self) -> str:
+        """As it stands in the trailer, before the path."""
+        listed = (f"{n}x{models}" if models > 1 else f"{n}" for n, models in self.constituents)
+        return f"{self.base or 0}:{','.join(listed)}"
+
+    @classmethod
+    def parse(cls, value: str, path: str) -> Parts:
+        """The inverse of :attr:`value`; ValueError for anything else."""
+        match = re.fullmatch(r"(\d+):(\d+(?:x\d+)?(?:,\d+(?:x\d+)?)*)", value, re.ASCII)
+        if match is None:
+            raise ValueError(f"{value!r} lists no constituents")
+        pairs = (item.partition("x") for item in match[2].split(","))
+        listed = tuple((int(n), int(models or 1)) for n, _, models in pairs)
+        if min(min(pair) for pair in listed) < 1:
+            raise ValueError(f"{value!r} counts from 0")
+        return cls(path, int(match[1]) or None, listed)
+
+
+@dataclass(frozen=True)
 class MergeTrailers:
     """What the trailers of a merge commit say."""
 
@@ -75,6 +112,10 @@ class MergeTrailers:
     resolutions: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
     """(commit, path, groups): groups in conflict that are as the model at ``path`` has them in that
     commit, or deleted where it has none."""
+    parts: tuple[Parts, ...] = ()
+    """Of models that were not merged from all of the bases and constituents, each once."""
+    leaves: tuple[tuple[str, str], ...] = ()
+    """(commit, name) of what constituents stand for that are merges themselves."""
     sweep: str = ""
     """``<digest> <criterion> <score> of <n> candidates`` where a sweep chose method and options."""
     tool: str = f"gitmerge-eval {__version__}"
@@ -92,6 +133,8 @@ class MergeTrailers:
                 f"{RESOLUTION}: {commit} {canonical_json({path: sorted(groups)})}"
                 for commit, path, groups in self.resolutions
             ),
+            *(f"{PARTS}: {part.value} {quoted(part.path)}" for part in self.parts),
+            *(f"{LEAF}: {commit} {quoted(name)}" for commit, name in self.leaves),
             *([f"{SWEEP}: {self.sweep}"] if self.sweep else []),
             f"{TOOL}: {self.tool}",
         )
@@ -114,11 +157,18 @@ class MergeTrailers:
             options = json.loads((values(OPTIONS) or ["{}"])[-1])
             if not isinstance(options, dict):
                 return None
+            bases, constituents = tuple(values(BASE)), named(CONSTITUENT)
+            parts = tuple(Parts.parse(value, path) for value, path in named(PARTS))
+            if any(
+                (one.base or 0) > len(bases) or max(one.constituents)[0] > len(constituents)
+                for one in parts
+            ):
+                return None
             return cls(
                 method=method[-1],
                 options=options,
-                bases=tuple(values(BASE)),
-                constituents=named(CONSTITUENT),
+                bases=bases,
+                constituents=constituents,
                 models=named(MODEL),
                 specs=named(SPEC),
                 resolutions=tuple(
@@ -126,6 +176,8 @@ class MergeTrailers:
                     for commit, text in (value.split(" ", 1) for value in values(RESOLUTION))
                     for path, groups in json.loads(text).items()
                 ),
+                parts=parts,
+                leaves=named(LEAF),
                 sweep=(values(SWEEP) or [""])[-1],
                 tool=(values(TOOL) or [""])[-1],
             )
@@ -262,7 +314,7 @@ def apply_trailers(
 
 def drop_copied(message_file: str | os.PathLike[str], repository: Repository) -> bool:
     """Take the record of a merge out of a message that came with another commit's changes, as of
-    ``git cherry-pick -m 1``, unless the models that are to be committed are those of the record.
+    ``git cherry-pick -m 1`` or a rebase, unless the models to be committed are those of the record.
 
     Returns whether anything was left out.
     """
@@ -295,7 +347,7 @@ def _true_lines(state: MergeState, repository: Repository) -> list[str]:
     for line in state.trailers:
         key, _, value = line.partition(": ")
         rest = value.partition(" ")[2]
-        if key in (MODEL, SPEC) and unquoted(rest) in replaced:
+        if key in (MODEL, SPEC, PARTS) and unquoted(rest) in replaced:
             continue
         if key == RESOLUTION and replaced & set(json.loads(rest)):
             continue
@@ -325,3 +377,12 @@ def pairs_of(lines: Iterable[str]) -> list[tuple[str, str]]:
 def read(repository: Repository, commit: str) -> MergeTrailers | None:
     """What a commit says about the model merge that it is, or None where it is none."""
     return MergeTrailers.of(parse(repository, commit))
+
+
+def merge_of_ours(repository: Repository, commit: str) -> MergeTrailers | None:
+    """The trailers of a merge whose recorded model is the one in its tree, else None."""
+    merge = read(repository, commit)
+    if merge is None:
+        return None
+    true = any(repository.blob_id(commit, path) == blob for blob, path in merge.models)
+    return merge if true else None

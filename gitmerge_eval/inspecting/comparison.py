@@ -17,8 +17,8 @@ from gitmerge_eval.checkpoints.changes import GroupChange, changes
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.modules import modules, natural
 from gitmerge_eval.errors import UnknownName, UsageError
-from gitmerge_eval.evaluation.parts import merge_of_ours
 from gitmerge_eval.git.repository import Repository
+from gitmerge_eval.git.trailers import merge_of_ours
 from gitmerge_eval.git.trees import entries, tensor_paths
 from gitmerge_eval.inspecting.contributions import WHOLE
 from gitmerge_eval.inspecting.reading import Array, Progress, Sums, Wanted, measured, slot

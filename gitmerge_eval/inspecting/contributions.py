@@ -19,11 +19,10 @@ from gitmerge_eval.checkpoints import statistics_index
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.modules import modules, natural
 from gitmerge_eval.errors import MissingBase, UsageError
-from gitmerge_eval.evaluation.parts import merge_of_ours
 from gitmerge_eval.git import trailers
 from gitmerge_eval.git.heads import base_for, resolve
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.git.trailers import MergeTrailers
+from gitmerge_eval.git.trailers import MergeTrailers, merge_of_ours
 from gitmerge_eval.git.trees import entries
 from gitmerge_eval.inspecting import weights
 from gitmerge_eval.inspecting.outliers import marks
@@ -32,9 +31,10 @@ from gitmerge_eval.merging import adapters
 from gitmerge_eval.merging.computing import silent
 from gitmerge_eval.merging.deciding import touched
 from gitmerge_eval.merging.models import Models
+from gitmerge_eval.merging.options import text_of
 from gitmerge_eval.merging.planning import FLOATING
 from gitmerge_eval.merging.sources import Source, open_source, value_of
-from gitmerge_eval.verifying import models_of, option_text, sources_from
+from gitmerge_eval.verifying import models_of, sources_from
 
 WHOLE = "whole model"
 
@@ -126,7 +126,7 @@ def _kinds_read(record: MergeTrailers) -> tuple[str, ...]:
     if own is None:
         return weights.KINDS
     known = {p.option for p in own.hyperparameters}
-    given = {k: option_text(v) for k, v in record.options.items() if k in known and v is not None}
+    given = {k: text_of(v) for k, v in record.options.items() if k in known and v is not None}
     try:
         read = own.statistics(own.options(given))
     except UsageError:

@@ -12,10 +12,9 @@ from gitmerge_eval import methods
 from gitmerge_eval.errors import EvaluationError, GitError
 from gitmerge_eval.evaluation import evaluating
 from gitmerge_eval.evaluation.note import EvaluationNote, TaskScore
-from gitmerge_eval.evaluation.parts import merge_of_ours
 from gitmerge_eval.evaluation.reporting import STATUSES, options_text
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.git.trailers import METHOD, MergeTrailers
+from gitmerge_eval.git.trailers import METHOD, MergeTrailers, merge_of_ours
 from gitmerge_eval.records import canonical_json
 
 _FORMAT = "--format=%H%x00%cs%x00%s"

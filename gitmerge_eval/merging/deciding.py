@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from gitmerge_eval.checkpoints import statistics_index
+from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.lora import configuration_of
-from gitmerge_eval.errors import CheckpointError, InvalidOption, MergeRefused
+from gitmerge_eval.errors import CheckpointError, InvalidOption, MergeRefused, MissingBase
 from gitmerge_eval.git.conflicts import Origin
 from gitmerge_eval.git.heads import Heads, base_for
 from gitmerge_eval.git.repository import EMPTY_TREE, Repository
 from gitmerge_eval.git.textmerge import StagedEntry
 from gitmerge_eval.git.trees import Entry, changed_tensor_paths, entries, renames
 from gitmerge_eval.merging.devices import choose_accumulate, choose_device
+from gitmerge_eval.merging.expansion import Expansion, Part, path_in
+from gitmerge_eval.merging.joint import Joint, join, open_part
 from gitmerge_eval.merging.models import Models, is_plain, refuse_both
 from gitmerge_eval.merging.options import MergeOptions
 from gitmerge_eval.merging.planning import CheckpointPlan, plan_checkpoint
@@ -34,6 +37,8 @@ class Decision:
     origin: str = ""
     """The commit that it is taken from."""
     plan: CheckpointPlan | None = None
+    joint: Joint | None = None
+    """Who takes part in the merge, in the order of the heads."""
     stages: Mapping[str, tuple[StagedEntry, ...]] = field(default_factory=dict)
     """Of the files that are in conflict."""
     message: str = ""
@@ -43,6 +48,14 @@ class Decision:
     """In a conflict of groups: the merge that they stand in the way of."""
     sides: Mapping[str, Origin] = field(default_factory=dict)
     """In such a conflict: where base, ours and theirs are."""
+
+    @property
+    def sources(self) -> list[Source]:
+        """The constituents of the merge in the order of the heads, not in the plan's own."""
+        if self.plan is None or self.joint is None:
+            return []
+        by_commit = {source.commit: source for source in self.plan.constituents}
+        return [by_commit[part.commit] for part in self.joint.parts]
 
 
 @dataclass(frozen=True)
@@ -103,24 +116,31 @@ def needs_us(repository: Repository, heads: Heads, paths: set[str]) -> bool:
     return any(own != original and other != original for original, own, other in versions)
 
 
-def decide(repository: Repository, heads: Heads, options: MergeOptions, paths: set[str]) -> Tensors:
+def decide(
+    repository: Repository,
+    heads: Heads,
+    options: MergeOptions,
+    paths: set[str],
+    without: ObjectStore | None = None,
+) -> Tensors:
     """Decide every path, with the plan of each merge; nothing is touched.
 
-    Raises PrerequisiteError, InvalidOption and MergeRefused (a checkpoint renamed differently, or
-    in conflict between more than two heads).
+    ``without`` is a store that lacks tensors which are not to be had. Raises PrerequisiteError,
+    InvalidOption and MergeRefused (a checkpoint renamed differently, or in conflict between more
+    than two heads).
     """
     commits = dict.fromkeys([heads.head, *heads.remotes, *heads.bases])
     files = {commit: entries(repository, commit) for commit in commits}
     statistics = {path for path in paths if statistics_index.is_statistic(path)}
     moved = _renamed(repository, heads, paths - statistics)
-    models = Models(repository)
+    models, expansion = Models(repository), Expansion(repository)
     grouped = models.group(paths - statistics, files.values())
     # The shards of a model are not followed: it is gone from one place, and new in another.
     moved = {old: new for old, new in moved.items() if {old, new} <= grouped}
     decisions = []
     for path in sorted(grouped - set(moved)):
         old = next((old for old, new in moved.items() if new == path), path)
-        one = _Deciding(repository, heads, options, files, models, path, old)
+        one = _Deciding(repository, heads, options, files, models, path, old, expansion, without)
         decisions.append(one.decide())
     decisions += [
         Decision(old, "removed", dict.fromkeys(gone), known=frozenset(gone))
@@ -131,10 +151,21 @@ def decide(repository: Repository, heads: Heads, options: MergeOptions, paths: s
     if options.rank and plans and not any(plan.outline for plan in plans):
         merged = ", ".join(f"'{plan.spec.path}'" for plan in plans)
         raise InvalidOption(f"option 'rank' is for adapters, and {merged} is none; leave it out")
+    for leaf in {part.commit for one in decisions if one.joint for part in one.joint.parts}:
+        # Their statistics may be in an index that no head has any more.
+        files.setdefault(leaf, entries(repository, leaf))
+    return with_statistics(decisions, statistics, files)
+
+
+def with_statistics(
+    decisions: Sequence[Decision], changed: set[str], files: Mapping[str, Mapping[str, Entry]]
+) -> Tensors:
+    """The decisions, with the statistics that take part: ``changed`` ones, and all that lie beside
+    them or beside the decided checkpoints in any of the commits."""
     folders = {statistics_index.index_path(decision.path) for decision in decisions}
-    folders |= {path.rpartition("/")[0] + "/index.json" for path in statistics}
+    folders |= {path.rpartition("/")[0] + "/index.json" for path in changed}
     indexes = frozenset(path for path in folders if any(path in known for known in files.values()))
-    listed = statistics | {
+    listed = changed | {
         path
         for known in files.values()
         for path in known
@@ -173,10 +204,18 @@ class _Deciding:
     path: str
     old_path: str
     """The model's path in the base, where heads have renamed it."""
+    expansion: Expansion
+    without: ObjectStore | None
 
     def decide(self) -> Decision:
         """What becomes of it."""
-        base_commit = self._base_commit()
+        try:
+            base_commit = self._base_commit()
+        except MissingBase:
+            joint = self._join(self.heads.candidates)
+            if not joint.is_of_leaves:
+                raise
+            base_commit = joint.base
         base_files = entries(self.repository, base_commit or EMPTY_TREE)
         original = self._in(base_files, "the base")
         versions = {
@@ -207,14 +246,19 @@ class _Deciding:
         origin, files = next(iter(changed.items()))
         if len(distinct) == 1 and not self.options.explicit:
             return Decision(self.path, "taken", files, origin)
-        sources = [self._open(commit) for commit in changed]
+        joint = self._join(changed)
         base = None
-        if base_commit and original:
+        if joint.is_of_leaves:
+            base = self._open_base(joint.base, origin)
+        elif base_commit and original:
             base = open_source(self.repository, base_commit, self.old_path, "the base")
-            # Stored anew since, with other metadata, it is still the base's model.
-            sources = [source for source in sources if not source.equals(base)]
-            if not sources:
-                return Decision(self.path, "taken", files, origin)
+        # Stored anew since, with other metadata, it is still the base's model.
+        opened = [(part, open_part(self.repository, part)) for part in joint.parts]
+        opened = [pair for pair in opened if base is None or not pair[1].equals(base)]
+        if not opened:
+            return Decision(self.path, "taken", files, origin)
+        joint = replace(joint, parts=tuple(part for part, _ in opened))
+        sources = [source for _, source in opened]
         if self.options.resources.device != "auto":
             # Refuses a GPU that is not there.
             choose_device(self.options.resources.device, self.options.method)
@@ -226,7 +270,25 @@ class _Deciding:
             if plan.in_state("conflict"):
                 message += ", or take one side of each with 'gitmerge-eval resolve'"
             return replace(conflict, disputed=plan, sides=self._sides(base), message=message)
-        return Decision(self.path, "merged", files, origin, plan)
+        return Decision(self.path, "merged", files, origin, plan, joint)
+
+    def _join(self, commits: Iterable[str]) -> Joint:
+        """Who takes part where these heads have changed the model."""
+        having = [c for c in commits if self.models.files(self._path_in(c), self.commits[c])]
+        parts = [Part(c, self.heads.name(c), self._path_in(c)) for c in having]
+        return join(self.expansion, self.heads, self.options, parts, self.without)
+
+    def _path_in(self, commit: str) -> str:
+        there = self.models.files(self.path, self.commits[commit])
+        return self.path if there else self.old_path
+
+    def _open_base(self, commit: str | None, like: str) -> Source | None:
+        if commit is None:
+            return None
+        there = path_in(self.repository, commit, self._path_in(like), like)
+        if there is None:
+            return None
+        return open_source(self.repository, commit, there, "the base")
 
     def _base_commit(self) -> str | None:
         """The commit of the base; MissingBase where several have other versions of any file."""
@@ -252,20 +314,13 @@ class _Deciding:
         except CheckpointError as error:
             raise error.within(f"'{label}'") from None
 
-    def _open(self, commit: str) -> Source:
-        origin = self._origin(commit)
-        return open_source(self.repository, commit, origin.path, origin.label)
-
-    def _origin(self, commit: str) -> Origin:
-        there = self.path
-        if not self.models.files(there, self.commits[commit]):
-            there = self.old_path
-        return Origin(commit, there, self.heads.name(commit))
-
     def _sides(self, base: Source | None) -> dict[str, Origin]:
         original = {"base": Origin(base.commit, base.path, base.label)} if base else {}
         ours, theirs = self.heads.head, self.heads.remotes[0]
         return {**original, "ours": self._origin(ours), "theirs": self._origin(theirs)}
+
+    def _origin(self, commit: str) -> Origin:
+        return Origin(commit, self._path_in(commit), self.heads.name(commit))
 
     def _conflict(
         self,

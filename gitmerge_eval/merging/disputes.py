@@ -131,7 +131,8 @@ def _by_commits(
     """What the strategy merged: models, with whatever files they have."""
 
     def opened(origin: Origin) -> Source:
-        return open_source(repository, origin.commit, origin.path, origin.label)
+        found = open_source(repository, origin.commit, origin.path, origin.label)
+        return replace(found, models=origin.models)
 
     sides = {side: opened(origin) for side, origin in conflict.sides.items()}
     constituents = [opened(origin) for origin in conflict.constituents]

@@ -239,6 +239,7 @@ class Inputs(Readers):
             scalars=scalars,
             references={key: load(slot) for key, slot in slots.references.items()},
             input_axis=self._input_axis(group.name),
+            models=self.plan.models,
             positions=positions,
         )
 

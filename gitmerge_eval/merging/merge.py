@@ -12,7 +12,7 @@ from pathlib import Path
 from gitmerge_eval.checkpoints.checkpoint import smudge
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import Metadata
-from gitmerge_eval.errors import MergeRefused
+from gitmerge_eval.errors import MergeRefused, MissingObject
 from gitmerge_eval.git import conflicts, trailers
 from gitmerge_eval.git.heads import Heads
 from gitmerge_eval.git.landing import Landing, PreparedFile, land
@@ -77,27 +77,75 @@ def merge(
     the first side effect.
     """
     check_state(repository, paths)
-    tensors = deciding.decide(repository, heads, options, paths)
+    tensors = decided(repository, heads, options, paths)
     text = merge_text(repository, heads, tensors.paths, options.git)
+    return carry_out(repository, heads, options, tensors, text, merger, progress)
+
+
+def carry_out(
+    repository: Repository,
+    heads: Heads,
+    options: MergeOptions,
+    tensors: Tensors,
+    text: TextMerge,
+    merger: Process | None = None,
+    progress: computing.Progress = computing.silent,
+    message: str | None = None,
+) -> Merged:
+    """Compute what was decided and bring it into index and work tree, or leave both as they are.
+
+    With a ``message`` it waits there as a squashed merge does, for a ``git commit`` that takes
+    message and trailers. Raises what engine and landing raise, before the first side effect.
+    """
     with scratch_folder(repository) as folder:
         prepared = _Preparation(repository, heads, tensors, folder)
         prepared.compute(options.resources, progress)
         landing = prepared.landing(text)
-        _leave_state(repository, heads, options, prepared)
+        _leave_state(repository, heads, options, prepared, squash=message is not None)
         # Before, so that no kill leaves a conflict without it: it counts when the stages are there.
         for decision in tensors.decisions:
             _remember(repository, decision, options)
+        squashed = repository.path("SQUASH_MSG")
         try:
+            if message is not None:
+                squashed.write_text(message, encoding="utf-8", errors="surrogateescape")
             land(repository, landing, merger)
         except BaseException:
             trailers.remove_state(repository)
+            if message is not None:
+                squashed.unlink(missing_ok=True)
             raise
     model_conflicts = [d for d in tensors.decisions if d.kind == "conflict"]
     return Merged(
         tuple(sorted({*text.conflicts, *(d.path for d in model_conflicts)})),
-        (*text.messages, *(d.message for d in model_conflicts), *prepared.remarks),
+        (
+            *text.messages,
+            *(d.message for d in model_conflicts),
+            *provenance.told(tensors.decisions, heads=message is None),
+            *prepared.remarks,
+        ),
         tuple(prepared.reports),
     )
+
+
+def decided(
+    repository: Repository, heads: Heads, options: MergeOptions, paths: set[str]
+) -> Tensors:
+    """What becomes of every path, with all tensors that it takes in the store.
+
+    Merges whose leaves cannot be had stand for these where the method allows it. Raises what
+    deciding raises, and MissingObject.
+    """
+    store = ObjectStore(repository)
+    tensors = deciding.decide(repository, heads, options, paths)
+    try:
+        fetch(store, tensors.plans)
+    except MissingObject:
+        if not any(one.joint and one.joint.expanded for one in tensors.decisions):
+            raise
+        tensors = deciding.decide(repository, heads, options, paths, without=store)
+        fetch(store, tensors.plans)
+    return tensors
 
 
 class _Preparation:
@@ -120,7 +168,6 @@ class _Preparation:
 
     def compute(self, resources: Resources, progress: computing.Progress) -> None:
         """Compute every merge and its statistics, and prepare the files that change."""
-        fetch(self.store, self.tensors.plans)
         for decision in self.tensors.decisions:
             if decision.plan:
                 self._merge(decision, decision.plan, resources, progress)
@@ -238,27 +285,23 @@ class _Preparation:
 
 
 def _leave_state(
-    repository: Repository, heads: Heads, options: MergeOptions, prepared: _Preparation
+    repository: Repository,
+    heads: Heads,
+    options: MergeOptions,
+    prepared: _Preparation,
+    *,
+    squash: bool,
 ) -> None:
     """What the hooks need for trailers and note; stale states are told by HEAD and MERGE_HEAD."""
     trailers.remove_state(repository)
-    plans = prepared.tensors.plans
-    if not plans:
+    decisions = [decision for decision in prepared.tensors.decisions if decision.plan]
+    if not decisions:
         return
-    order = heads.candidates
-    record = provenance.record(options.method, plans, prepared.models, order)
-    trailers.write_state(
-        repository,
-        trailers.MergeState(
-            head=heads.head,
-            remotes=heads.remotes,
-            trailers=record.lines(),
-            constituents=tuple(trailers.NamedCommit(*pair) for pair in record.constituents),
-            models=provenance.merged_models(plans, prepared.models),
-            # Of two models by one spec the first is the one that was computed.
-            costs={report.digest: asdict(report.cost) for report in reversed(prepared.reports)},
-        ),
-    )
+    record = provenance.recorded(options, decisions, prepared.models)
+    # Of two models by one spec the first is the one that was computed.
+    costs = {report.digest: asdict(report.cost) for report in reversed(prepared.reports)}
+    state = provenance.state_of(heads, record, decisions, prepared.models, costs, squash=squash)
+    trailers.write_state(repository, state)
 
 
 def _remember(repository: Repository, decision: Decision, options: MergeOptions) -> None:
@@ -277,6 +320,6 @@ def _remember(repository: Repository, decision: Decision, options: MergeOptions)
             options.method.name,
             options.items,
             decision.sides,
-            tuple(conflicts.Origin(s.commit, s.path, s.label) for s in sources),
+            tuple(conflicts.Origin(s.commit, s.path, s.label, s.models) for s in sources),
         ),
     )

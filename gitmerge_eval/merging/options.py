@@ -14,9 +14,11 @@ from gitmerge_eval.records import MergeMethod
 
 DEFAULT_METHOD = "average"
 ACCUMULATE = ("auto", "float32", "float64")
+CONSTITUENTS = ("leaves", "heads", "combined")
 GENERAL = {
     "method": "how checkpoints are merged",
     "base": "the revision whose checkpoint is θ_p (default: the merge base of all heads)",
+    "constituents": "leaves, heads or combined: what takes part of a head that is a merge itself",
     "device": "auto, cpu, cuda or cuda:<n>",
     "accumulate": "auto, float32 or float64: the precision of sums",
     "rank": "the highest rank of a merged adapter's factors (default: whatever is exact)",
@@ -45,6 +47,8 @@ class MergeOptions:
     accumulate: str = "auto"
     rank: int | None = None
     """The highest rank of a merged adapter's factors."""
+    constituents: str = "leaves"
+    """What takes part of a head that is a merge itself."""
 
     @property
     def items(self) -> dict[str, str]:
@@ -96,7 +100,35 @@ def parse(
         Resources(_device(general.get("device", "auto")), _memory(general.get("memory", "auto"))),
         _choice("accumulate", general.get("accumulate", "auto"), ACCUMULATE),
         _rank(general["rank"]) if "rank" in general else None,
+        _choice("constituents", general.get("constituents", "leaves"), CONSTITUENTS),
     )
+
+
+def recorded(
+    method: str,
+    values: Mapping[str, object],
+    items: Sequence[tuple[str, str | None]] = (),
+    settings: Mapping[str, str] | None = None,
+) -> MergeOptions:
+    """The options of a merge that was made, as its trailers have them, with ``items`` over them."""
+    given = {name for name, _ in items}
+    own = [(name, text_of(value)) for name, value in values.items() if name not in given]
+    return parse([("method", method), *own, *items], settings)
+
+
+def shown(method: MergeMethod, values: Mapping[str, object]) -> dict[str, object]:
+    """A method's options by their names on the command line, defaults included."""
+    names = {parameter.name: parameter.option for parameter in method.hyperparameters}
+    return {names[name]: value for name, value in values.items() if value is not None}
+
+
+def text_of(value: object) -> str:
+    """An option's value as it is given on the command line.
+
+    >>> text_of(0.3), text_of((0.5, 0.5)), text_of("group")
+    ('0.3', '0.5,0.5', 'group')
+    """
+    return ",".join(map(repr, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def settings(repository: Repository, section: str = "merge-eval") -> dict[str, str]:

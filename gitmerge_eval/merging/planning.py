@@ -110,6 +110,12 @@ class CheckpointPlan:
         return {record.object_id: record for record in stored}
 
     @property
+    def models(self) -> tuple[int, ...] | None:
+        """How many models each constituent stands for; None where that is one for all."""
+        counts = tuple(source.models for source in self.constituents)
+        return counts if max(counts, default=1) > 1 else None
+
+    @property
     def reads_base(self) -> bool:
         """Whether the base's tensors are read: some methods want to know only what changed."""
         return self.method.needs_base(self.options)

@@ -1,17 +1,47 @@
-"""What the trailers of a merge say of it, from the plans that were carried out."""
+"""What a merge records and says of its constituents: the trailers, and lines for the user."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from gitmerge_eval.git import trailers
-from gitmerge_eval.git.trailers import MergedModel, MergeTrailers
+from gitmerge_eval.git.heads import Heads
+from gitmerge_eval.git.trailers import MergedModel, MergeState, MergeTrailers, Parts
+from gitmerge_eval.merging.deciding import Decision
+from gitmerge_eval.merging.joint import HEADS, Joint
+from gitmerge_eval.merging.options import MergeOptions, shown
 from gitmerge_eval.merging.planning import CheckpointPlan
 from gitmerge_eval.records import MergeMethod
 
 Models = Mapping[str, Sequence[tuple[str, str]]]
 """model -> (blob, path) of each of its files."""
+
+
+def recorded(
+    options: MergeOptions,
+    decisions: Sequence[Decision],
+    models: Models,
+) -> MergeTrailers:
+    """The trailers of a merge; ``models`` has (blob, path) of each file of each merged model."""
+    plans = [decision.plan for decision in decisions if decision.plan]
+    joints = [decision.joint for decision in decisions if decision.joint]
+    named = {part.commit: part.name for joint in joints for part in joint.parts}
+    found = record(options.method, plans, models, named)
+    if any(joint.kept for joint in joints):
+        found = replace(found, options={**found.options, "constituents": HEADS})
+    leaves = {
+        leaf.commit: leaf.name
+        for joint in joints
+        for standing in joint.combined.values()
+        for leaf in standing
+    }
+    return replace(
+        found,
+        constituents=tuple(named.items()),
+        parts=_parts(decisions, tuple(named), found.bases),
+        leaves=tuple(leaves.items()),
+    )
 
 
 def record(
@@ -40,20 +70,61 @@ def merged_models(plans: Iterable[CheckpointPlan], models: Models) -> tuple[Merg
     )
 
 
+def state_of(
+    heads: Heads,
+    record: MergeTrailers,
+    decisions: Sequence[Decision],
+    models: Models,
+    costs: trailers.Costs,
+    *,
+    squash: bool = False,
+) -> MergeState:
+    """What the hooks need to write ``record`` into the commit of this merge."""
+    plans = [decision.plan for decision in decisions if decision.plan]
+    return MergeState(
+        head=heads.head,
+        remotes=heads.remotes,
+        trailers=record.lines(),
+        constituents=tuple(trailers.NamedCommit(*pair) for pair in record.constituents),
+        models=merged_models(plans, models),
+        squash=squash,
+        costs=costs,
+    )
+
+
+def _parts(
+    decisions: Sequence[Decision], commits: Sequence[str], bases: Sequence[str]
+) -> tuple[Parts, ...]:
+    """What each model was merged from, where that is not the same for all."""
+    found = []
+    for decision in decisions:
+        if decision.plan and decision.joint:
+            base = decision.plan.base.commit if decision.plan.base else ""
+            listed = tuple((commits.index(p.commit) + 1, p.models) for p in decision.joint.parts)
+            number = bases.index(base) + 1 if base else None
+            found.append(Parts(decision.path, number, listed))
+    everything = tuple((n + 1, 1) for n in range(len(commits)))
+    of_heads = not any(decision.joint and decision.joint.is_of_leaves for decision in decisions)
+    if of_heads or (len(bases) < 2 and all(one.constituents == everything for one in found)):
+        return ()
+    return tuple(found)
+
+
 def trailer_options(
     method: MergeMethod, values: Mapping[str, object], accumulate: str, rank: int = 0
 ) -> dict[str, object]:
     """All of a merge's options by their names on the command line, defaults included."""
-    names = {parameter.name: parameter.option for parameter in method.hyperparameters}
-    shown = {names[name]: value for name, value in values.items() if value is not None}
-    return {**shown, **({"rank": rank} if rank else {}), "accumulate": accumulate}
+    own = shown(method, values)
+    return {**own, **({"rank": rank} if rank else {}), "accumulate": accumulate}
 
 
 def united(earlier: MergeTrailers, later: MergeTrailers) -> MergeTrailers | None:
     """Both records as one, of models that were merged one after the other; None where method or
-    options differ, which trailers can say once only."""
+    options differ, which trailers can say once only, or where other models take part."""
     if (earlier.method, dict(earlier.options)) != (later.method, dict(later.options)):
         return None
+    if earlier.parts or earlier.leaves or not {*later.constituents} <= {*earlier.constituents}:
+        return None  # who takes part in which model would not be told apart
     paths = {path for _, path in later.models}
     models = {path for _, path in later.specs}
     return replace(
@@ -68,3 +139,25 @@ def united(earlier: MergeTrailers, later: MergeTrailers) -> MergeTrailers | None
         ),
         sweep=earlier.sweep,
     )
+
+
+def told(decisions: Sequence[Decision], *, heads: bool = True) -> tuple[str, ...]:
+    """What the user should know of who takes part, each line once; of the heads that are merges
+    where ``heads`` were named."""
+    joints = [decision.joint for decision in decisions if decision.joint]
+    return tuple(dict.fromkeys(line for joint in joints for line in _told(joint, heads)))
+
+
+def _told(joint: Joint, heads: bool) -> Iterator[str]:
+    for head, names in joint.expanded.items() if heads else ():
+        yield (
+            f"'{head}' is a merge: its constituents take part in its place ({', '.join(names)}); "
+            f"'{head}' as it is would with --strategy-option=constituents={HEADS}"
+        )
+    names_of = {part.commit: part.name for part in joint.parts}
+    for commit, leaves in joint.combined.items():
+        yield (
+            f"'{names_of.get(commit, commit[:10])}' is a merge and stands for its constituents "
+            f"({', '.join(leaf.name for leaf in leaves)}), of which {len(leaves)} count"
+        )
+    yield from joint.notices

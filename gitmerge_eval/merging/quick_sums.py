@@ -62,6 +62,8 @@ def _form(
     plan: CheckpointPlan, family: Family | None, changed: tuple[bool, ...]
 ) -> tuple[Differences | None, list[float]]:
     """What is added up, and the factor of each value; None where values need different sums."""
+    if plan.models:
+        return None, []  # one that stands for several counts as often
     options = [plan.options]
     if family:
         options = [{**plan.options, family.parameter: value} for value in family.values]

@@ -110,6 +110,7 @@ def group_key(
         "base": _entry(plan.base, group.name) if plan.base else None,
         "constituents": [_entry(source, group.name) for source in plan.constituents],
         "identities": [constituent.checkpoint for constituent in plan.spec.constituents],
+        **({"models": plan.models} if plan.models else {}),
         "references": {k: _entry(source, group.name) for k, source in plan.references.items()},
         "statistics": {
             kind: [_statistic(source, kind, group.name) for source in plan.constituents]

@@ -60,6 +60,8 @@ class Source:
     adapter: Adapter | None = None
     configuration: str = ""
     """The object id of an adapter's configuration, where that is a file."""
+    models: int = 1
+    """How many models it stands for, whose merge it is."""
 
     @property
     def identity(self) -> str:
@@ -87,7 +89,7 @@ class Source:
     def constituent(self) -> Constituent:
         """What a MergeSpec and the trailers record of it."""
         blobs = {kind: statistic.blob for kind, statistic in self.statistics.items()}
-        return Constituent(self.commit, self.label, self.identity, blobs)
+        return Constituent(self.commit, self.label, self.identity, blobs, self.models)
 
 
 def open_source(repository: Repository, commit: str, path: str, label: str) -> Source:

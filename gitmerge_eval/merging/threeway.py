@@ -14,7 +14,7 @@ from gitmerge_eval.errors import CheckpointError, InvalidOption, MergeRefused, M
 from gitmerge_eval.git import conflicts
 from gitmerge_eval.git.conflicts import Conflict
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.merging import driver_options, task_vector
+from gitmerge_eval.merging import driver_options, replaying, task_vector
 from gitmerge_eval.merging.computing import compute
 from gitmerge_eval.merging.devices import choose_accumulate
 from gitmerge_eval.merging.fetching import fetch
@@ -53,6 +53,10 @@ def merge_files(
         return []
     if statistics_index.is_statistic(path):
         return [f"'{path}' kept as ours: a statistic belongs to one checkpoint"]
+    if again := replaying.merge_file(repository, path):
+        metadata, said = again
+        ours.write_bytes(metadata.serialize())
+        return list(said)
     blobs = {
         side: repository.write_blob(data)
         for side, file in zip(conflicts.SIDES, (base, ours, theirs), strict=True)

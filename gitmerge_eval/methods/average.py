@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 def average(group: ParameterGroup, *, weights: tuple[float, ...] | None = None) -> Array:
-    """θ = Σ w_i θ_i with Σ w_i = 1; w_i = 1/M where no weights are given.
+    """θ = Σ w_i θ_i with Σ w_i = 1; w_i = 1/M where no weights are given, and n_i/Σ n_j where
+    constituents stand for n_i models.
 
     Raises InvalidOption where the weights are not M numbers with a positive sum.
 
@@ -22,7 +23,7 @@ def average(group: ParameterGroup, *, weights: tuple[float, ...] | None = None) 
     >>> average(ParameterGroup("weight", two, ("a", "b"), (True, True)), weights=(3, 1))
     tensor([1.5000, 2.0000])
     """
-    coefficients = normalised(weights, len(group.constituents))
+    coefficients = normalised(weights or group.models, len(group.constituents))
     return combination(group.constituents, coefficients, total=1.0)
 
 
@@ -31,6 +32,7 @@ METHOD = MergeMethod(
     title="Simple averaging",
     kernel=average,
     arrays="any",
+    combined=True,
     reference="Choshen et al. 2022, arXiv 2204.03044; Wortsman et al. 2022, arXiv 2203.05482",
     hyperparameters=(WEIGHTS,),
     differences=lambda changed, options: as_differences(

@@ -19,7 +19,9 @@ def fisher(group: ParameterGroup, *, weights: tuple[float, ...] | None = None) -
     Raises InvalidOption where the weights are not M numbers with a positive sum.
     """
     coefficients = normalised(weights, len(group.constituents))
-    mean = combination(group.constituents, coefficients, total=1.0)
+    # A summed Fisher counts its models by itself; where there is none, they are counted here.
+    shares = normalised(weights or group.models, len(group.constituents))
+    mean = combination(group.constituents, shares, total=1.0)
     if "fisher" not in group.statistics:
         return Outcome(mean, remarks=("no Fisher: averaged",))
     fishers = tuple(group.statistics["fisher"])
@@ -49,6 +51,7 @@ METHOD = MergeMethod(
     title="Fisher merging",
     kernel=fisher,
     arrays="any",
+    combined=True,
     reference="Matena and Raffel 2022, arXiv 2111.09832",
     hyperparameters=(WEIGHTS,),
     statistics=lambda options: ("fisher",),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gitmerge_eval.hyperparameters import Hyperparameter
 from gitmerge_eval.methods import _linear_system as system
-from gitmerge_eval.methods._options import TENTHS
+from gitmerge_eval.methods._options import TENTHS, normalised
 from gitmerge_eval.methods._sums import combination
 from gitmerge_eval.records import LayerShape, MergeMethod, Outcome, ParameterGroup
 
@@ -87,8 +87,8 @@ def _averaged(group: ParameterGroup, mean: Tensor) -> Outcome | None:
 
 
 def _mean(group: ParameterGroup) -> Tensor:
-    models = len(group.constituents)
-    return combination(group.constituents, (1 / models,) * models, total=1.0)
+    shares = normalised(group.models, len(group.constituents))
+    return combination(group.constituents, shares, total=1.0)
 
 
 def _solved(
@@ -137,6 +137,7 @@ METHOD = MergeMethod(
     sweeps={"off_diagonal": over_off_diagonals},
     statistics=lambda options: ("gram",),
     elementwise=False,
+    combined=True,
     merging_flops=lambda shape, options: _merging_flops(shape),
     statistics_flops=lambda shape, tokens, options: (
         shape.models * tokens * shape.inputs**2 * shape.outputs

@@ -20,10 +20,10 @@ from gitmerge_eval.evaluation.subjects import Model, Subject
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.merging import candidates
 from gitmerge_eval.merging.devices import Resources
+from gitmerge_eval.merging.options import text_of
 from gitmerge_eval.merging.planning import CheckpointPlan
 from gitmerge_eval.studies import on_node
 from gitmerge_eval.studies.executor import Finished, ModelOf, Pass, Tell, Trial
-from gitmerge_eval.studies.grid import text_of
 from gitmerge_eval.studies.on_node import Made, Node, PassOrder, Scored, ScoreOrder, Site, Version
 
 RETRIES = 3

@@ -10,6 +10,7 @@ from typing import Any
 from gitmerge_eval import methods
 from gitmerge_eval.errors import InvalidOption, UnknownName
 from gitmerge_eval.hyperparameters import Hyperparameter
+from gitmerge_eval.merging.options import text_of
 from gitmerge_eval.records import MergeMethod
 
 Axes = Mapping[str, tuple[str, ...]]
@@ -93,15 +94,6 @@ def grid(names: Sequence[str], own: Sequence[str] = ()) -> Grid:
         for method in chosen
     }
     return Grid(axes, {name: pairs for name, pairs in taken.items() if pairs})
-
-
-def text_of(value: Any) -> str:
-    """An option's value as it is written on the command line.
-
-    >>> text_of(0.3), text_of((0.5, 0.5)), text_of("group")
-    ('0.3', '0.5,0.5', 'group')
-    """
-    return ",".join(map(repr, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _papers(method: MergeMethod) -> dict[str, tuple[str, ...]]:

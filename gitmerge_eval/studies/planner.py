@@ -10,11 +10,12 @@ from gitmerge_eval.errors import MergeRefused
 from gitmerge_eval.evaluation.subjects import Subject, planned_subject
 from gitmerge_eval.git.heads import Heads, left_out, resolve
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.merging import deciding
+from gitmerge_eval.merging import deciding, provenance
 from gitmerge_eval.merging import options as merge_options
 from gitmerge_eval.merging.deciding import Tensors
 from gitmerge_eval.merging.options import MergeOptions
 from gitmerge_eval.merging.planning import CheckpointPlan, plan_checkpoint
+from gitmerge_eval.merging.sources import Source
 
 
 class Planner:
@@ -37,9 +38,8 @@ class Planner:
             repository, self.heads, self.options("average", {}), self.paths
         )
         self.subject = self._subject(everything, checkpoint)
-        self._whole = self._plan_of(everything, self.subject.path)
-        by_commit = {source.commit: source for source in self._whole.constituents}
-        self._sources = [by_commit[c] for c in self.heads.candidates if c in by_commit]
+        self.remarks += provenance.told(everything.decisions)
+        self._whole, self._sources = self._merge_of(everything, self.subject.path)
 
     @property
     def constituents(self) -> tuple[tuple[str, str], ...]:
@@ -99,15 +99,14 @@ class Planner:
             problems = [d.message for d in everything.decisions if d.message]
             raise MergeRefused(problems[0] if problems else "no checkpoint would be merged")
         bases = dict.fromkeys(p.base.commit for p in plans if p.base and p.base.commit)
-        changed = {source.commit for plan in plans for source in plan.constituents}
-        named = [(c, self.heads.name(c)) for c in self.heads.candidates if c in changed]
-        return planned_subject(self.repository, named, tuple(bases), checkpoint)
+        named = {s.commit: s.label for one in everything.decisions for s in one.sources}
+        return planned_subject(self.repository, list(named.items()), tuple(bases), checkpoint)
 
-    def _plan_of(self, everything: Tensors, path: str) -> CheckpointPlan:
+    def _merge_of(self, everything: Tensors, path: str) -> tuple[CheckpointPlan, list[Source]]:
         for decision in everything.decisions:
             if decision.path == path:
                 if decision.plan:
-                    return decision.plan
+                    return decision.plan, decision.sources
                 raise MergeRefused(
                     decision.message or f"'{path}' would be {decision.kind}, not merged"
                 )
