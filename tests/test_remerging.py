@@ -7,11 +7,13 @@ import subprocess
 import sys
 
 import pytest
+from evaluated_repositories import MODELS, PLAIN, Evaluated, score
 from models import MODEL, ModelRepository, base_model, fine_tuned, statistics_for
 from small_repositories import copied, left_over, settle
 
 from gitmerge_eval.errors import GitError, InvalidOption, MergeRefused, UnknownName
-from gitmerge_eval.git import trailers
+from gitmerge_eval.evaluation import evaluating
+from gitmerge_eval.git import configuration, tracking, trailers
 from gitmerge_eval.remerging import remerge
 from gitmerge_eval.verifying import verify
 
@@ -234,3 +236,51 @@ def test_the_commands(repository):
     assert wrong.stderr.startswith("gitmerge-eval: unknown constituent 'x'")
     run("remerge", "-X", "method=average")
     assert trailers.read(repository.git, "HEAD").method == "average"
+
+
+@pytest.fixture
+def evaluated(tmp_path, monkeypatch):
+    """The TIES merge of three models of a handful of numbers, evaluated."""
+    monkeypatch.syspath_prepend(str(PLAIN))
+    monkeypatch.setenv("PYTHONPATH", str(PLAIN))
+    made = Evaluated.make(tmp_path / "evaluated")
+    monkeypatch.setenv("PLAIN_LOG", str(made.log))
+    configuration.install(made.repository)
+    tracking.track(made.repository, "*.safetensors")
+    made.repository.run("add", "--all")
+    made.repository.run("commit", "--quiet", "-m", "tracked")
+    heads = ("fruit-quickdraw", "bird-real", "tool-sketch")
+    made.repository.run("merge", "--no-edit", "-Xmethod=average", *heads)
+    return made
+
+
+def test_old_and_new_are_evaluated_side_by_side(evaluated):
+    repository = evaluated.repository
+    command = [sys.executable, "-m", "gitmerge_eval", "drop", "tool-sketch", "--json"]
+    done = subprocess.run(command, cwd=repository.directory, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = {(one["status"], one["task"]): one for one in json.loads(done.stdout)["comparison"]}
+    models = [MODELS[name] for name in ("fruit-quickdraw", "bird-real", "tool-sketch")]
+    three, two = (
+        [sum(values) / count for values in zip(*models[:count], strict=True)] for count in (3, 2)
+    )
+    for task in ("fruit-quickdraw", "bird-real"):
+        one = found["held-in", task]
+        assert one["before"] == pytest.approx(score(three, task), abs=1e-3)
+        assert one["now"] == pytest.approx(score(two, task), abs=1e-3)
+    gone = found["held-in", "tool-sketch"]
+    assert (gone["before"], gone["now"]) == (
+        pytest.approx(score(three, "tool-sketch"), abs=1e-3),
+        None,
+    )
+    (note,) = evaluating.show(repository, "HEAD")
+    assert (note.method, note.constituents) == ("average", ("fruit-quickdraw", "bird-real"))
+    # The same in words, and without an evaluation where the configuration wants none.
+    repository.run("config", "merge-eval.evaluate", "off")
+    again = subprocess.run(
+        [*command[:3], "remerge", "-Xmethod=task-arithmetic"],
+        cwd=repository.directory, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "merged by task-arithmetic of fruit-quickdraw, bird-real" in again.stdout
+    assert "change" not in again.stdout
+    assert evaluating.show(repository, "HEAD") == ()

@@ -40,8 +40,8 @@ def parts_of(
         whole = Part(commit, name, path, base)
         merges = [expansion.composite(commit, path)]
         if own := merge_of_ours(repository, commit) if commit == merge else None:
-            specified = (there for _, there in own.specs or own.models if not is_plain(there))
-            merges += [Composite(commit, own, there) for there in specified]
+            paths = dict.fromkeys(there for _, there in (*own.specs, *own.models))
+            merges += [Composite(commit, own, there) for there in paths if not is_plain(there)]
         children = [child for one in merges if one for child in expansion.children(one)]
         for part in children or [whole]:
             parts |= {leaf.commit: leaf for leaf in expansion.leaves(part)}

@@ -13,6 +13,8 @@ from gitmerge_eval import methods
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import Metadata
 from gitmerge_eval.git import configuration, trailers
+from gitmerge_eval.git.heads import resolve
+from gitmerge_eval.merging import deciding, options
 from gitmerge_eval.verifying import verify
 
 BASE = base_model()
@@ -40,8 +42,8 @@ def on(repository, branch, start="main"):
     repository.run("switch", "--quiet", "--create", branch, start)
 
 
-def merge(repository, *heads, method="ties", options=(), status=0):
-    return repository.merge(f"-Xmethod={method}", *options, *heads, status=status)
+def merge(repository, *heads, method="ties", given=(), status=0):
+    return repository.merge(f"-Xmethod={method}", *given, *heads, status=status)
 
 
 def blob(repository, revision="HEAD"):
@@ -65,11 +67,11 @@ def at_once(repository, heads, **how):
 
 @pytest.mark.parametrize("method", sorted(methods.load()))
 def test_three_one_after_the_other(repository, method):
-    options = OPTIONS.get(method, ())
-    together, specs = at_once(repository, "abc", method=method, options=options)
-    merge(repository, "a", "b", method=method, options=options)
+    given = OPTIONS.get(method, ())
+    together, specs = at_once(repository, "abc", method=method, given=given)
+    merge(repository, "a", "b", method=method, given=given)
     two = blob(repository)
-    done = merge(repository, "c", method=method, options=options)
+    done = merge(repository, "c", method=method, given=given)
     assert "'main' is a merge: its constituents take part in its place (a, b, c)" not in done.stdout
     assert "'main' is a merge: its constituents take part in its place (a, b)" in done.stdout
     assert blob(repository) == together != two
@@ -84,7 +86,7 @@ def test_the_plain_merge_of_heads_is_something_else(repository):
     """What goes wrong without expansion: the merge of two counts as one model beside the third."""
     together, _ = at_once(repository, "abc", method="average")
     merge(repository, "a", "b", method="average")
-    done = merge(repository, "c", method="average", options=["-Xconstituents=heads"])
+    done = merge(repository, "c", method="average", given=["-Xconstituents=heads"])
     assert "is a merge" not in done.stdout
     models = [repository.tensors(name)["first.weight"].double() for name in "abc"]
     halves = ((models[0] + models[1]) / 2).float().double()
@@ -101,18 +103,30 @@ def test_the_plain_merge_of_heads_is_something_else(repository):
     assert blob(repository) == at_once(repository, "abcd", method="average")[0]
 
 
-@pytest.mark.parametrize("method", ["average", "ties", "dare", "regmean"])
-def test_six_by_merges_of_merges(repository, method):
-    together, _ = at_once(repository, NAMES, method=method)
+def planned(repository, method, *heads):
+    """The digest of the merge that ``git merge`` of these heads would make now: all that its bytes
+    depend on, the constituents in the order in which they are summed."""
+    found = resolve(repository.git, heads)
+    chosen = options.parse([("method", method)])
+    paths = deciding.touched(repository.git, found)
+    (plan,) = deciding.decide(repository.git, found, chosen, paths).plans
+    return plan.spec.digest
+
+
+def test_six_by_merges_of_merges(repository):
+    together, _ = at_once(repository, NAMES)
+    digests = {method: planned(repository, method, *NAMES) for method in methods.load()}
     on(repository, "left")
-    merge(repository, "a", "b", method=method)
-    merge(repository, "c", method=method)
+    merge(repository, "a", "b")
+    merge(repository, "c")
     on(repository, "right")
-    merge(repository, "d", "e", method=method)
+    merge(repository, "d", "e", method="average")
     on(repository, "deeper", "right")
-    merge(repository, "f", method=method, options=["-Xconstituents=heads"])
-    repository.run("switch", "--quiet", "main")
-    merge(repository, "left", "deeper", method=method)
+    merge(repository, "f", given=["-Xconstituents=heads"])
+    repository.run("switch", "--quiet", "left")
+    found = {method: planned(repository, method, "deeper") for method in methods.load()}
+    assert found == digests
+    merge(repository, "deeper")
     assert blob(repository) == together
     assert leaves(repository) == {name: repository.git.commit(name) for name in NAMES}
     assert verify(repository.git, "HEAD").sound
@@ -138,7 +152,7 @@ def test_two_common_constituents_are_no_criss_cross(repository):
     merge(repository, "a", "b", "c")
     on(repository, "right")
     merge(repository, "a", "b", "d")
-    refused = merge(repository, "left", options=["-Xconstituents=heads"], status=2)
+    refused = merge(repository, "left", given=["-Xconstituents=heads"], status=2)
     assert "differs between the merge bases" in refused.stderr
     merge(repository, "left")
     assert blob(repository) == together
@@ -218,10 +232,10 @@ def test_the_same_model_under_two_commits_is_told(repository):
 
 def test_weights_are_of_the_leaves(repository):
     merge(repository, "a", "b", method="average")
-    refused = merge(repository, "c", method="average", options=["-Xweights=0.5,0.5"], status=2)
+    refused = merge(repository, "c", method="average", given=["-Xweights=0.5,0.5"], status=2)
     assert "option 'weights' has 2 numbers for 3 constituents" in refused.stderr
-    together, _ = at_once(repository, "abc", method="average", options=["-Xweights=1,2,3"])
-    merge(repository, "c", method="average", options=["-Xweights=1,2,3"])
+    together, _ = at_once(repository, "abc", method="average", given=["-Xweights=1,2,3"])
+    merge(repository, "c", method="average", given=["-Xweights=1,2,3"])
     assert blob(repository) == together
     assert [name for _, name in trailers.read(repository.git, "HEAD").constituents] == [*"abc"]
 
@@ -303,7 +317,7 @@ def test_merges_that_stand_for_leaves_that_are_not_here(repository, tmp_path, me
         return  # whose sum weights every element: a merge of heads is the joint one
     # The plain merge of heads is not near it.
     here.run("reset", "--quiet", "--hard", "HEAD~1")
-    merge(here, "c", method=method, options=["-Xconstituents=heads"])
+    merge(here, "c", method=method, given=["-Xconstituents=heads"])
     plain = here.tensors("HEAD")["first.bias"]
     assert not torch.allclose(plain, expected["first.bias"], rtol=1e-3)
 
@@ -317,7 +331,7 @@ def test_leaves_that_are_not_here_and_cannot_be_done_without(repository, tmp_pat
     assert "--strategy-option=constituents=heads" in refused.stderr
     assert merge(here, "c", method="average", status=2).stderr.count("merged by 'ties'") == 1
     assert here.state() == before
-    merge(here, "c", options=["-Xconstituents=heads"])
+    merge(here, "c", given=["-Xconstituents=heads"])
     assert leaves(here).keys() == {"flat", "c"}
 
 
@@ -357,9 +371,9 @@ def needed_only_by(repository, name):
 
 def test_combined_by_request(repository):
     merge(repository, "a", "b", method="average")
-    refused = merge(repository, "c", options=["-Xconstituents=combined"], status=2)
+    refused = merge(repository, "c", given=["-Xconstituents=combined"], status=2)
     assert "'main' is a merge of 'a', 'b', and it cannot stand for them" in refused.stderr
-    done = merge(repository, "c", method="average", options=["-Xconstituents=combined"])
+    done = merge(repository, "c", method="average", given=["-Xconstituents=combined"])
     assert "'main' is a merge and stands for its constituents (a, b)" in done.stdout
     assert verify(repository.git, "HEAD").sound
     joint = repository.tensors("HEAD")["first.weight"]
@@ -371,5 +385,5 @@ def test_combined_by_request(repository):
 
 
 def test_a_wrong_value_is_refused(repository):
-    refused = merge(repository, "a", "b", options=["-Xconstituents=leafs"], status=2)
+    refused = merge(repository, "a", "b", given=["-Xconstituents=leafs"], status=2)
     assert "option 'constituents' is 'leafs', which is not one of leaves, heads" in refused.stderr
