@@ -17,6 +17,7 @@ from gitmerge_eval.merging import options as merge_options
 from gitmerge_eval.merging.devices import choose_device, describe
 from gitmerge_eval.merging.fetching import absent_bytes
 from gitmerge_eval.merging.flops import statistics_flops, tokens
+from gitmerge_eval.merging.joint import HEADS
 from gitmerge_eval.merging.options import MergeOptions
 from gitmerge_eval.merging.planning import CheckpointPlan, applicable
 from gitmerge_eval.merging.sources import Source
@@ -168,7 +169,11 @@ def _refused(
 ) -> list[CheckpointPreview]:
     """The same plan by a method that needs nothing, with what the wanted method lacks."""
     fallback = replace(options, method=methods.get("average"), given={}, explicit=True)
-    tensors = deciding.decide(repository, heads, fallback, paths)
+    try:
+        tensors = deciding.decide(repository, heads, fallback, paths)
+    except PrerequisiteError:  # also this method lacks something, such as a merge's leaves
+        fallback = replace(fallback, constituents=HEADS)
+        tensors = deciding.decide(repository, heads, fallback, paths)
     return [
         replace(
             _planned(fallback, decision, ObjectStore(repository)),

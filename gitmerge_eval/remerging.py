@@ -95,14 +95,14 @@ def remerge(
     last constituent would go, or work could be lost, and what merging raises. Until the new model
     is whole nothing is touched.
     """
-    for line in journal.recover(repository):
-        progress(line, 0, 0)
+    recovered = tuple(journal.recover(repository))
     remerging = _Remerging(repository, names, items)
     tensors = remerging.decided()
     done = remerging.described(tensors)
+    done = replace(done, remarks=(*recovered, *done.remarks))
     if remerging.is_what_head_is(tensors):
         said = "HEAD's model is this very merge already: nothing to do"
-        return replace(done, removed=(), remarks=(said,))
+        return replace(done, removed=(), remarks=(*recovered, said))
     if dry_run:
         return done
     check_state(repository, {*tensors.paths, *done.removed})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -284,3 +285,32 @@ def test_old_and_new_are_evaluated_side_by_side(evaluated):
     assert "merged by task-arithmetic of fruit-quickdraw, bird-real" in again.stdout
     assert "change" not in again.stdout
     assert evaluating.show(repository, "HEAD") == ()
+
+
+@pytest.mark.parametrize("point", ["_apply", "_swap_index"])
+def test_killed_while_it_lands(repository, point):
+    before = repository.state()
+    code = (
+        "import os, signal\n"
+        "from gitmerge_eval.git import landing\n"
+        "from gitmerge_eval.git.repository import Repository\n"
+        "from gitmerge_eval.remerging import remerge\n"
+        f"original = landing.{point}\n"
+        "def killed(*arguments):\n"
+        "    original(*arguments)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"landing.{point} = killed\n"
+        "remerge(Repository.here(), ['c'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository.folder, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert repository.git.commit("HEAD") == before[0]
+    if point == "_swap_index":
+        # All of it is in the index: the commit that is still to be made gets its trailers.
+        repository.run("commit", "--quiet", "--no-edit")
+    else:
+        done = remerge(repository.git, ["c"])
+        assert "undid an interrupted merge" in done.remarks[0]
+    assert blob(repository) == blob(repository, "two")
+    assert verify(repository.git, "HEAD").sound
+    assert repository.run("status", "--porcelain").stdout == ""

@@ -14,6 +14,7 @@ from gitmerge_eval import resolving
 from gitmerge_eval.auditing.audit import audit
 from gitmerge_eval.errors import MergeRefused
 from gitmerge_eval.git import trailers
+from gitmerge_eval.merging.expansion import Expansion
 from gitmerge_eval.verifying import verify
 
 FILE, CONFIGURATION = "adapter_model.safetensors", "adapter_config.json"
@@ -372,3 +373,23 @@ def test_diffusers_files_with_alphas_and_headers(repository):
     picked = safetensors.torch.load_file(repository.folder / path)
     np.testing.assert_allclose(delta(picked), delta(one) + delta(two), atol=5e-6)
     clean(repository)
+
+
+def test_one_after_the_other_is_the_merge_of_all(repository):
+    for number, name in enumerate(("one", "two", "three")):
+        repository.adapter_branch(name, factors(number), settings(r=2, lora_alpha=2 + number))
+    repository.run("switch", "--quiet", "--create", "together")
+    repository.merge("-Xmethod=task-arithmetic", "-Xscale=0.5", "one", "two", "three")
+    repository.run("switch", "--quiet", "main")
+    repository.merge("-Xmethod=task-arithmetic", "-Xscale=0.5", "one", "two")
+    done = repository.merge("-Xmethod=task-arithmetic", "-Xscale=0.5", "three")
+    assert "'main' is a merge: its constituents take part in its place (one, two)" in done.stdout
+    for path in (FILE, CONFIGURATION):
+        assert repository.git.blob_id("HEAD", path) == repository.git.blob_id("together", path)
+    clean(repository)
+    assert repository.verify().sound
+    # A configuration that was changed after the merge makes it another model.
+    _, configuration = repository.merged()
+    (repository.folder / CONFIGURATION).write_text(json.dumps({**configuration, "note": 1}))
+    repository.commit("changed by hand")
+    assert Expansion(repository.git).composite(repository.git.commit("HEAD"), FILE) is None

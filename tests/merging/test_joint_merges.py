@@ -9,7 +9,7 @@ import torch
 from models import MODEL, ModelRepository, base_model, fine_tuned, statistics_for
 from small_repositories import copied, opened, settle
 
-from gitmerge_eval import methods
+from gitmerge_eval import dryrun, methods
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import Metadata
 from gitmerge_eval.git import configuration, trailers
@@ -387,3 +387,23 @@ def test_combined_by_request(repository):
 def test_a_wrong_value_is_refused(repository):
     refused = merge(repository, "a", "b", given=["-Xconstituents=leafs"], status=2)
     assert "option 'constituents' is 'leafs', which is not one of leaves, heads" in refused.stderr
+
+
+def test_plan_says_who_would_take_part(repository):
+    merge(repository, "a", "b")
+    before = repository.state()
+    found = dryrun.preview(repository.git, ["c"], [("method", "regmean")])
+    assert repository.state() == before
+    (model,) = found.checkpoints
+    assert [text.partition(" ")[0] for text in model.constituents] == ["a", "b", "c"]
+    assert model.applicable["regmean"] == ()
+    assert "'main' is a merge: its constituents take part in its place (a, b)" in found.notes[-1]
+    alone = dryrun.preview(repository.git, ["c"], [("constituents", "heads")])
+    assert [t.partition(" ")[0] for t in alone.checkpoints[0].constituents] == ["main", "c"]
+
+
+def test_a_plan_without_the_leaves(repository, tmp_path):
+    here = squashed(repository, "ties", tmp_path)
+    found = dryrun.preview(here.git, ["c"], [("method", "ties")])
+    assert not found.feasible
+    assert "'flat' is a merge of 'a', 'b'" in found.checkpoints[0].problems[0]

@@ -249,3 +249,19 @@ def test_conflicts_and_ordinary_merges_leave_no_markers_in_the_index(models, tmp
     repository.merge("--no-ff", "one")
     assert repository.tensors().keys() == models["one"].keys()
     assert repository.git.text("status", "--porcelain") == ""
+
+
+def test_one_after_the_other_is_the_merge_of_all(tmp_path):
+    base = base_model()
+    tensors = {name: fine_tuned(base, number) for number, name in enumerate("abc")}
+    repository = built(tmp_path / "model", (2, 2, 1), tensors)
+    repository.run("switch", "--quiet", "--create", "together")
+    repository.merge(*TIES, "a", "b", "c")
+    together = repository.objects()
+    repository.run("switch", "--quiet", "main")
+    repository.merge(*TIES, "a", "b")
+    done = repository.merge(*TIES, "c")
+    assert "'main' is a merge: its constituents take part in its place (a, b)" in done.stdout
+    assert repository.objects() == together
+    assert repository.run("status", "--porcelain").stdout == ""
+    assert verify(repository.git, "HEAD").sound
