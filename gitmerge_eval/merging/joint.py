@@ -173,7 +173,10 @@ class _Joining:
             return "it was merged with other options"
         if "weights" in wanted:
             return "its constituents have weights"
-        if record.options.get("constituents") == HEADS:
+        children = self.expansion.children(composite)
+        if any(c.models == 1 and self.expansion.composite(c.commit, c.path) for c in children):
+            return "it was merged of merges as they were"
+        if record.options.get("constituents") == HEADS:  # of merges that are not here, too
             return "it was merged of merges as they were"
         return ""
 
@@ -241,7 +244,8 @@ class _Joining:
         on; else the merge base of all of them."""
         if self.options.base:
             return self.repository.commit(self.options.base)
-        recorded = {leaf.base for leaf in leaves if leaf not in parts} | {
+        known = {part.commit for part in parts} | self.combined.keys()
+        recorded = {leaf.base for leaf in leaves if leaf.commit not in known} | {
             composite.base
             for part in merges
             if (composite := self.expansion.composite(part.commit, part.path))
