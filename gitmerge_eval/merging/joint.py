@@ -38,6 +38,8 @@ class Joint:
     """head -> what takes part in its place."""
     combined: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
     """commit of a constituent that stands for several models -> these."""
+    missing: str = ""
+    """Why, in words; '' where it was asked for."""
     kept: tuple[str, ...] = ()
     """Heads that are merges and take part as they are, as was asked for."""
     notices: tuple[str, ...] = ()
@@ -80,6 +82,7 @@ class _Joining:
     without: ObjectStore | None
     dropped: frozenset[str]
     combined: dict[str, tuple[Part, ...]] = field(default_factory=dict)
+    missing: str = ""
 
     @property
     def repository(self) -> Repository:
@@ -114,6 +117,7 @@ class _Joining:
             self._base(parts, merges, found),
             expanded,
             self.combined,
+            self.missing,
             notices=(*notices, *self._twice(named)),
         )
 
@@ -157,6 +161,7 @@ class _Joining:
                 f"merge '{part.name}' as it is with --strategy-option=constituents={HEADS}"
             )
         self.combined[part.commit] = self.expansion.leaves(part)
+        self.missing = self.missing or lacking
         return replace(part, models=sum(child.models for child in children))
 
     def _inexact(self, composite: Composite) -> str:

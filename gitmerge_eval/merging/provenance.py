@@ -158,6 +158,7 @@ def _told(joint: Joint, heads: bool) -> Iterator[str]:
     for commit, leaves in joint.combined.items():
         yield (
             f"'{names_of.get(commit, commit[:10])}' is a merge and stands for its constituents "
-            f"({', '.join(leaf.name for leaf in leaves)}), of which {len(leaves)} count"
+            f"({', '.join(leaf.name for leaf in leaves)}): it counts as {len(leaves)}"
+            + (f"; {joint.missing}" if joint.missing else "")
         )
     yield from joint.notices

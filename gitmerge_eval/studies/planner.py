@@ -37,6 +37,13 @@ class Planner:
         everything = deciding.decide(
             repository, self.heads, self.options("average", {}), self.paths
         )
+        for decision in everything.decisions:
+            if decision.joint and decision.joint.combined:
+                why = decision.joint.missing or "merge-eval.constituents is 'combined'"
+                raise MergeRefused(
+                    f"{why}; other methods than 'average' need the models themselves: fetch them, "
+                    "or try the heads as they are with 'git config merge-eval.constituents heads'"
+                )
         self.subject = self._subject(everything, checkpoint)
         self.remarks += provenance.told(everything.decisions)
         self._whole, self._sources = self._merge_of(everything, self.subject.path)

@@ -12,9 +12,11 @@ from small_repositories import copied, opened, settle
 from gitmerge_eval import dryrun, methods
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import Metadata
+from gitmerge_eval.errors import MergeRefused
 from gitmerge_eval.git import configuration, trailers
 from gitmerge_eval.git.heads import resolve
 from gitmerge_eval.merging import deciding, options
+from gitmerge_eval.studies.planner import Planner
 from gitmerge_eval.verifying import verify
 
 BASE = base_model()
@@ -320,6 +322,13 @@ def test_merges_that_stand_for_leaves_that_are_not_here(repository, tmp_path, me
     merge(here, "c", method=method, given=["-Xconstituents=heads"])
     plain = here.tensors("HEAD")["first.bias"]
     assert not torch.allclose(plain, expected["first.bias"], rtol=1e-3)
+
+
+def test_a_sweep_needs_the_leaves(repository, tmp_path):
+    """Of all that it tries only some methods could do without."""
+    here = squashed(repository, "average", tmp_path)
+    with pytest.raises(MergeRefused, match=r"of 'a' is not in this clone; other methods than"):
+        Planner(here.git, ["c"])
 
 
 def test_leaves_that_are_not_here_and_cannot_be_done_without(repository, tmp_path):
