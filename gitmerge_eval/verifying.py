@@ -20,7 +20,7 @@ from gitmerge_eval.errors import (
 from gitmerge_eval.git import trailers
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.git.trailers import MergeTrailers
-from gitmerge_eval.git.trees import changed_tensor_paths, differing, have_whole
+from gitmerge_eval.git.trees import changed_tensor_paths, differing, moved_whole
 from gitmerge_eval.merging import combining
 from gitmerge_eval.merging import options as merge_options
 from gitmerge_eval.merging.choices import decided
@@ -160,7 +160,7 @@ def _merged_paths(repository: Repository, commit: str, parents: Sequence[str]) -
     return {
         path
         for path in changed & changed_tensor_paths(repository, None, [commit])
-        if not have_whole(repository, parents, str(repository.blob_id(commit, path)))
+        if not moved_whole(repository, parents, commit, str(repository.blob_id(commit, path)))
     }
 
 

@@ -70,4 +70,5 @@ def without_heavy_imports(folder: Path) -> dict[str, str]:
 def left_over(folder: Path) -> set[str]:
     """What is in our folder of a git directory beside the installation's record and the caches."""
     names = {path.name for path in folder.iterdir()}
-    return {n for n in names if not re.fullmatch(r"installed\.json|(groups|objects|results)\.sqlite.*", n)}
+    known = re.compile(r"installed\.json|(groups|objects|results)\.sqlite.*")
+    return {name for name in names if not known.fullmatch(name)}

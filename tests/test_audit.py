@@ -187,6 +187,14 @@ def test_a_model_that_was_renamed_on_one_side_is_the_other_sides(repository):
     assert kinds(found(repository, "HEAD^!")) == []
     with pytest.raises(UsageError, match="no checkpoint was merged in it"):
         verify(repository.git, "HEAD")
+    # Another model of the branch in its place is another matter.
+    repository.save(fine_tuned(BASE, 21), "other.safetensors")
+    repository.commit("another model")
+    repository.merge("-s", "ours", "--no-edit", "right")
+    other = (repository.folder / "other.safetensors").read_bytes()
+    (repository.folder / "weights.safetensors").write_bytes(other)
+    amended(repository)
+    assert kinds(found(repository, "HEAD^!")) == [("no-trailer", "wrong")]
 
 
 def test_a_squashed_merge_is_one_of_ours(repository):
@@ -233,6 +241,7 @@ def test_a_tensor_that_is_not_there_or_not_what_it_says(repository, bare):
     assert "names 1 tensors that are not in this repository's store" in result.findings[0].problem
     deep = found(bare, "left^!", recompute=True)
     assert (kinds(deep), deep.undecided) == ([("not-here", "unknown")], True)
+    assert "this repository has no remote" in deep.findings[0].problem
     repository.run("push", "--quiet", "--force", "origin", "left~1:left")
     repository.run("push", "--quiet", "origin", "left")
     assert found(bare, "left^!", objects=True).sound

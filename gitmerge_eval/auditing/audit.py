@@ -156,14 +156,18 @@ class _Auditing:
     def _hashed(
         self, one: RecordedCommit, path: str, groups: dict[str, GroupRecord], store: ObjectStore
     ) -> Iterator[Finding]:
-        for number, (name, group) in enumerate(groups.items()):
+        try:
+            store.fetch(groups.values())  # all at once
+        except CheckpointError as error:
+            yield Finding.of(one, path, "not-here", str(error), UNKNOWN)
+        absent = set(store.missing(group.object_id for group in groups.values()))
+        here = {name: g for name, g in groups.items() if g.object_id not in absent}
+        for number, (name, group) in enumerate(here.items()):
             try:
                 store.verified(group.object_id, group.size)
             except CorruptObject as error:
                 yield Finding.of(one, path, "object", f"group '{name}': {error}")
-            except CheckpointError as error:
-                yield Finding.of(one, path, "not-here", f"group '{name}': {error}", UNKNOWN)
-            self.progress(f"hashing {path}", number + 1, len(groups))
+            self.progress(f"hashing {path}", number + 1, len(here))
 
     def _recompute(self, one: RecordedCommit) -> Iterator[Finding]:
         from gitmerge_eval import verifying

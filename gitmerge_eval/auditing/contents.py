@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from gitmerge_eval.checkpoints.metadata import GroupRecord, Metadata, is_metadata
 from gitmerge_eval.errors import MalformedCheckpoint
@@ -12,6 +13,7 @@ from gitmerge_eval.pushing import LARGEST_METADATA_BYTES
 
 Damage = tuple[str, str]
 """(kind, what is wrong)."""
+_KEPT = 64
 _UNFILTERED = (
     "unfiltered",
     "is the model itself instead of its metadata: it was committed where no filter is configured; "
@@ -24,8 +26,11 @@ class Contents:
     """Blobs of checkpoints by their ids."""
 
     repository: Repository
-    _known: dict[str, Metadata | Damage] = field(default_factory=dict)
     _sizes: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # What a commit changes its parents have just had; a long history must not fill the memory.
+        self._found = lru_cache(maxsize=_KEPT)(self._read)
 
     def expect(self, blobs: Iterable[str]) -> None:
         """Ask for the sizes of all these blobs at once."""
@@ -54,11 +59,6 @@ class Contents:
             return {}
         found = self._found(blob)
         return dict(found.groups) if isinstance(found, Metadata) else {}
-
-    def _found(self, blob: str) -> Metadata | Damage:
-        if blob not in self._known:
-            self._known[blob] = self._read(blob)
-        return self._known[blob]
 
     def _read(self, blob: str) -> Metadata | Damage:
         if self._sizes[blob] > LARGEST_METADATA_BYTES:

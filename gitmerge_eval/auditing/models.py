@@ -12,7 +12,7 @@ from gitmerge_eval.checkpoints.sharded import is_index
 from gitmerge_eval.checkpoints.statistics_index import is_statistic
 from gitmerge_eval.git.history import Change, RecordedCommit
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.git.trees import COMPANIONS, have_whole, tensor_paths_in_trees
+from gitmerge_eval.git.trees import COMPANIONS, moved_whole, tensor_paths_in_trees
 from gitmerge_eval.merging.models import single_of
 
 _FULL_ID = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
@@ -118,7 +118,7 @@ def _is_merged(repository: Repository, one: RecordedCommit, path: str) -> bool:
     if alone and actual_blob(repository, one, _holder(path)) is None:
         return False
     # Renamed by one parent and changed by another, it is that one's whole model.
-    return not have_whole(repository, one.parents, one.changes[path].new)
+    return not moved_whole(repository, one.parents, one.commit, one.changes[path].new)
 
 
 def _broken(one: RecordedCommit, path: str, change: Change, contents: Contents) -> Finding | None:

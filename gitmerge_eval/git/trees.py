@@ -176,12 +176,14 @@ def changed_tensor_paths(
     }
 
 
-def have_whole(repository: Repository, commits: Iterable[str], blob: str) -> bool:
-    """Whether any of the commits has a file with this very content, under whatever name."""
+def moved_whole(repository: Repository, parents: Iterable[str], commit: str, blob: str) -> bool:
+    """Whether a merge has a parent's file as it is, under another name: one side renamed it, and
+    the other changed it."""
+    now = entries(repository, commit)
     return any(
-        entry.object_id == blob
-        for commit in commits
-        for entry in entries(repository, commit).values()
+        entry.object_id == blob and path not in now
+        for parent in parents
+        for path, entry in entries(repository, parent).items()
     )
 
 
