@@ -106,13 +106,18 @@ def _print_audit(found: Audit) -> None:
         known = f", {each.reused} of them computed earlier" if each.reused else ""
         print(f"{each.commit[:10]} {each.path}: {each.verdict}, {each.groups} groups{known}")
     for finding in found.findings:
-        print(f"{finding.commit[:10]} ({finding.subject[:60]})")
+        print(f"{finding.commit[:10]} ({_harmless(finding.subject[:60])})")
         about = f"'{finding.path}' " if finding.path else ""
-        print(f"  {finding.verdict}, {finding.kind}: {about}{finding.problem}")
+        print(_harmless(f"  {finding.verdict}, {finding.kind}: {about}{finding.problem}"))
     verdict = "verified" if found.sound else "NOT verified"
     merges = "1 merge" if found.merges == 1 else f"{found.merges} merges"
     commits = "1 commit" if found.commits == 1 else f"{found.commits} commits"
     print(f"{commits}, {merges} of models: {verdict}")
+
+
+def _harmless(text: str) -> str:
+    """Without what a terminal would obey: whoever made the commits wrote part of it."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _recomputed(
