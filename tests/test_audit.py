@@ -174,6 +174,10 @@ def test_parents_that_the_trailers_do_not_speak_of(repository):
     result = found(repository, f"{other}^!")
     assert kinds(result) == [("other-constituent", "wrong")] * 2
     assert f"merged 'a' ({git.commit('a')[:10]})" in result.findings[0].problem
+    # A branch on which they were squashed leads to them.
+    squashed = git.text("commit-tree", "HEAD^{tree}", "-p", "HEAD^1", "-m", message)
+    other = git.text("commit-tree", "HEAD^{tree}", "-p", "left", "-p", squashed, "-m", message)
+    assert kinds(found(repository, f"{other}^!")) == []
 
 
 def test_a_model_that_was_renamed_on_one_side_is_the_other_sides(repository):

@@ -199,7 +199,8 @@ def _trailers(
 def _strangers(repository: Repository, one: RecordedCommit) -> Iterator[Finding]:
     """Constituents that a merge does not have behind it: its parents say other than its trailers.
 
-    A merge that was squashed has none of them behind it, and says so by having one parent.
+    A merge that was squashed has none of them behind it, and says so by having one parent; what is
+    made of it may name them.
     """
     assert one.record is not None
     for commit, name in one.record.constituents[:MOST_MODELS]:
@@ -214,8 +215,13 @@ def _strangers(repository: Repository, one: RecordedCommit) -> Iterator[Finding]
 
 
 def _reaches(repository: Repository, one: RecordedCommit, commit: str) -> bool:
-    known = bool(_FULL_ID.fullmatch(commit))
-    return known and repository.succeeds("merge-base", "--is-ancestor", commit, one.commit)
+    """Whether a merge has a commit behind it, or a commit whose trailers name it."""
+    if not _FULL_ID.fullmatch(commit):
+        return False
+    if repository.succeeds("merge-base", "--is-ancestor", commit, one.commit):
+        return True
+    named = ("--fixed-strings", f"--grep=: {commit} ")
+    return bool(repository.text("log", "-1", "--format=%H", *named, *one.parents, "--"))
 
 
 def actual_blob(repository: Repository, one: RecordedCommit, path: str) -> str | None:
