@@ -69,8 +69,8 @@ def settled(plan: CheckpointPlan, store: ObjectStore) -> CheckpointPlan:
     """The plan with every group decided that needs no sum, and integers added.
 
     A group that only we changed stays ours, also in shape or dtype; one that only they changed
-    becomes theirs where λ is 1; the same change on both sides counts once. Raises NumericalError
-    where integers do not fit.
+    becomes theirs where λ is 1; the same change on both sides counts once. Integers whose sum does
+    not fit their dtype are a conflict.
     """
     if plan.outline or plan.base is None:  # an adapter's products are made anew in any case
         return plan
@@ -94,7 +94,10 @@ def _settled(plan: CheckpointPlan, group: GroupPlan, whole: bool, store: ObjectS
     what = f"'{group.name}' was changed on both sides: {ours.dtype}"
     if not (whole and _is_whole(ours.dtype)):
         return replace(taken, record=ours, remark=f"{what} stays ours")
-    added = _added(group.name, (base, ours, theirs), store, plan.spec.path)
+    try:
+        added = _added(group.name, (base, ours, theirs), store, plan.spec.path)
+    except NumericalError as error:
+        return replace(taken, state="conflict", record=base, remark=str(error))
     return replace(taken, record=added, remark=f"{what} added as integers")
 
 
@@ -105,18 +108,16 @@ def _is_whole(dtype: str) -> bool:
 def _added(name: str, sides: Sequence[GroupRecord], store: ObjectStore, path: str) -> GroupRecord:
     values = [Checkpoint(Metadata({name: side}), store, path).read(name) for side in sides]
     base, ours, theirs = values
-    return store_array(name, add_whole_numbers(name, base, ours, theirs), store, sides)
+    return store_array(name, add_whole_numbers(base, ours, theirs), store, sides)
 
 
-def add_whole_numbers(
-    name: str, base: NDArray[Any], ours: NDArray[Any], theirs: NDArray[Any]
-) -> NDArray[Any]:
+def add_whole_numbers(base: NDArray[Any], ours: NDArray[Any], theirs: NDArray[Any]) -> NDArray[Any]:
     """Ours + (theirs - base) for integers; a boolean is whoever's changed it: two cannot disagree.
 
     An element that one side changed becomes that side's, and counters add up. Raises
-    NumericalError, naming the group, where a sum does not fit the dtype.
+    NumericalError where a sum does not fit the dtype.
 
-    >>> add_whole_numbers("steps", *(np.array(x) for x in ([5, 5], [9, 5], [6, 4])))
+    >>> add_whole_numbers(*(np.array(x) for x in ([5, 5], [9, 5], [6, 4])))
     array([10,  4])
     """
     if ours.dtype == np.bool_:
@@ -126,8 +127,5 @@ def add_whole_numbers(
     total = ours.astype(wide) + (theirs.astype(wide) - base.astype(wide))
     limits = np.iinfo(ours.dtype)
     if total.size and not (limits.min <= total.min() and total.max() <= limits.max):
-        raise NumericalError(
-            f"group '{name}': ours + (theirs - base) does not fit {ours.dtype.name}; take one side "
-            "of the model, or of the group"
-        )
+        raise NumericalError(f"ours + (theirs - base) does not fit {ours.dtype.name}")
     return np.asarray(total.astype(ours.dtype))

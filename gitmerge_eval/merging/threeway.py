@@ -22,7 +22,10 @@ from gitmerge_eval.merging.options import MergeOptions
 from gitmerge_eval.merging.planning import CheckpointPlan, plan_checkpoint
 from gitmerge_eval.merging.sources import Source, as_adapter, metadata_of, open_source
 from gitmerge_eval.merging.task_vector import TASK_VECTOR
+from gitmerge_eval.records import MergeReport
 
+_SAID = 10
+"""Remarks on groups that one merge prints."""
 _OTHER_HEADS = (
     *("CHERRY_PICK_HEAD", "REVERT_HEAD", "REBASE_HEAD", "MERGE_HEAD", "ORIG_HEAD"),
     *("CHERRY_PICK_HEAD^", "REVERT_HEAD^", "REBASE_HEAD^", "refs/stash", "refs/stash^"),
@@ -81,10 +84,18 @@ def merge_files(
     return [
         f"{path}: {plan.spec.method}, {count} parameter groups merged",
         *done.report.notices,
-        *(remark for group in done.report.groups for remark in group.remarks[:1] if remark),
+        *_remarks(done.report),
         *_stale(repository, sides, repository.run("hash-object", "--stdin", stdin=data).text),
         *driver_options.misplaced(repository),
     ]
+
+
+def _remarks(report: MergeReport) -> list[str]:
+    """What was done to groups that were not simply merged or taken, the first few of them."""
+    groups = [group for group in report.groups if group.state != "tied"]
+    said = [remark for group in groups for remark in dict.fromkeys(group.remarks)]
+    more = [f"… and {len(said) - _SAID} remarks more"] if len(said) > _SAID else []
+    return [*said[:_SAID], *more]
 
 
 def open_sides(
