@@ -39,20 +39,15 @@ def resolve(
     """
     from gitmerge_eval import resolving
     from gitmerge_eval.cli import progress
-    from gitmerge_eval.errors import UsageError
     from gitmerge_eval.git import conflicts
     from gitmerge_eval.git.repository import Repository
 
-    sides = [s for s, given in zip(conflicts.SIDES, (base, ours, theirs), strict=True) if given]
-    if len(sides) > 1:
-        raise UsageError("only one of --ours, --theirs and --base; name the groups of each in turn")
-    if groups and not sides:
-        raise UsageError("say which side's groups are taken: --ours, --theirs or --base")
+    side = _side(groups or [], {"base": base, "ours": ours, "theirs": theirs})
     repository = Repository.here()
     with progress.bar() as show:
         found = resolving.resolve(
             repository,
-            sides[0] if sides else "",
+            side,
             groups or [],
             path=path,
             options=dict(_pair(text) for text in strategy_option),
@@ -68,8 +63,19 @@ def resolve(
         if all(model.report for model in found):
             stashed = "nothing has to be concluded (Git keeps a stash: 'git stash drop')"
             print(f"conclude with '{conclusion}'" if conclusion else stashed)
-    left = any(model.left for model in found)
-    raise typer.Exit(1 if left else 0)
+    raise typer.Exit(1 if any(model.left for model in found) else 0)
+
+
+def _side(groups: list[str], given: dict[str, bool]) -> str:
+    """The side that is asked for; '' for none."""
+    from gitmerge_eval.errors import UsageError
+
+    sides = [side for side, wanted in given.items() if wanted]
+    if len(sides) > 1:
+        raise UsageError("only one of --ours, --theirs and --base; name the groups of each in turn")
+    if groups and not sides:
+        raise UsageError("say which side's groups are taken: --ours, --theirs or --base")
+    return sides[0] if sides else ""
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -61,11 +61,6 @@ class DisputedModel:
             for group in self.plan.in_state("conflict")
         )
 
-    @property
-    def files(self) -> set[str]:
-        """The model's files that are in conflict."""
-        return set(self.conflict.blobs)
-
     def choosing(self, choices: Mapping[str, str]) -> DisputedModel:
         """With more groups decided; UsageError for a side that the model does not have."""
         if missing := {*choices.values()} - self.sides.keys():

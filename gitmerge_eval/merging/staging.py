@@ -78,8 +78,8 @@ def stage(
         removed = {path for path in known if path not in result.entries}
         _check_files(repository, {**dict.fromkeys(removed), **result.entries}, stages)
         _land(repository, result, removed, stages, scratch)
-    files = sorted((entry.object_id, path) for path, entry in result.entries.items())
-    return Staged(tuple(sorted(files, key=lambda pair: pair[1])), done.report)
+    files = tuple((entry.object_id, path) for path, entry in sorted(result.entries.items()))
+    return Staged(files, done.report)
 
 
 def _prepared(
