@@ -282,6 +282,8 @@ def test_names_are_checked(repository):
         (["--ours", "--path", "modle.safetensors"], "did you mean 'model.safetensors'?"),
         (["--ours", "-X", "sclae=1"], "did you mean 'scale'?"),
         (["--ours", "-X", "scale"], "option 'scale' needs a value"),
+        (["--ours", "-X", "base=main"], "'base' cannot be given to a merge that is in conflict"),
+        (["--ours", "-X", "rename-threshold=9"], "'rename-threshold' cannot be given to"),
     ]  # fmt: skip
     for arguments, message in cases:
         assert message in resolve(repository, *arguments, status=2).stderr

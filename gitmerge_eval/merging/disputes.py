@@ -112,6 +112,11 @@ def _options(
     else:
         configured = driver_options.configured(repository)
         method, items = configured.method.name, configured.items
+    for name in options:
+        if name == "base" or name in merge_options.GIT_OPTIONS:
+            raise UsageError(
+                f"option '{name}' cannot be given to a merge that is in conflict; start it again"
+            )
     if options.get("method", method) != method:
         items = {name: value for name, value in items.items() if name in driver_options.GENERAL}
     items = {"method": method, **items, **options}

@@ -22,7 +22,7 @@ from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan
 from gitmerge_eval.merging.sources import Source
 from gitmerge_eval.records import canonical_json
 
-KEY_VERSION = 1
+KEY_VERSION = 2
 """Raised whenever a key comes to mean something else."""
 _PACKAGES = ("torch", "numpy", "numcodecs")
 """Those whose versions may change the bytes of a result or of its encoding."""

@@ -16,6 +16,7 @@ from gitmerge_eval.git.conflicts import Conflict
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.merging import driver_options, replaying, task_vector
 from gitmerge_eval.merging.computing import compute
+from gitmerge_eval.merging.deciding import conflicts_in
 from gitmerge_eval.merging.devices import choose_accumulate
 from gitmerge_eval.merging.fetching import fetch
 from gitmerge_eval.merging.options import MergeOptions
@@ -72,9 +73,8 @@ def merge_files(
     sides = open_sides(repository, path, blobs, chosen)
     store = ObjectStore(repository)
     plan = plan_sides(repository, sides, chosen, store)
-    if groups := plan.in_state("conflict"):
-        listed = "\n".join(f"  {group.name}: {group.remark}" for group in groups)
-        raise MergeRefused(f"CONFLICT (model): '{path}': these groups cannot be merged:\n{listed}")
+    if reason := conflicts_in(plan):
+        raise MergeRefused(f"CONFLICT (model): '{path}': {reason}")
     fetch(store, [plan])
     done = compute(plan, store, resources=chosen.resources)
     data = done.metadata.serialize()
