@@ -56,7 +56,9 @@ def _answer(argv: list[str]) -> list[str]:
             "NEW-HEX NEW-MODE]; Git runs it once 'gitmerge-eval init' has set it up"
         )
     path, old_file, old_hex, old_mode, new_file, new_hex, new_mode, *renamed = argv[1:]
-    lines = [_title(path, renamed, old_hex, new_hex)]
+    sides = [_side(old_file, old_hex), _side(new_file, new_hex)]
+    to = f" → {renamed[0]}" if renamed and renamed[0] != path else ""
+    lines = [f"checkpoint {path}{to}  {'..'.join(sides)}"]
     if old_mode != new_mode and _NOTHING not in (old_file, new_file):
         lines.append(f"mode {old_mode} → {new_mode}")
     try:
@@ -67,10 +69,11 @@ def _answer(argv: list[str]) -> list[str]:
     return [*lines, *listing.both(old, new)]
 
 
-def _title(path: str, renamed: list[str], old: str, new: str) -> str:
-    to = f" → {renamed[0]}" if renamed and renamed[0] != path else ""
-    ids = [f"{one[:10]}" if one.strip("0.") else "work tree" for one in (old, new)]
-    return f"checkpoint {path}{to}  {ids[0]}..{ids[1]}"
+def _side(file: str, object_id: str) -> str:
+    """What is compared: a blob, the work tree's file, or that there is none."""
+    if file == _NOTHING:
+        return "none"
+    return object_id[:10] if object_id.strip("0") else "work tree"
 
 
 def _version(file: str, object_id: str = "", previous: Metadata | None = None) -> Metadata:

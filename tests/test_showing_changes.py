@@ -145,6 +145,7 @@ def test_new_deleted_renamed_and_conflicting_files(made):
     made.git.run("symbolic-ref", "HEAD", "refs/heads/moved")
     made.git.run("mv", MODEL, "renamed.safetensors")
     made.git.run("commit", "--quiet", "-m", "renamed")
+    assert f"checkpoint {MODEL}  none.." in made.run("diff", empty, "main").stdout
     text = made.run("diff", "-M10%", "one", "HEAD").stdout
     assert f"checkpoint {MODEL} → renamed.safetensors" in text
     shown = subprocess.run(
