@@ -117,13 +117,16 @@ def _cost(repository: Repository, note: EvaluationNote, commit: str) -> Cost | N
     return next((cost for cost in said if cost is not None), None)
 
 
-def show(repository: Repository, revision: str = "HEAD") -> tuple[EvaluationNote, ...]:
+def show(
+    repository: Repository, revision: str = "HEAD", fetched: Sequence[str] | None = None
+) -> tuple[EvaluationNote, ...]:
     """The evaluations that the note of ``revision`` records; empty without a note.
 
-    Fetched notes count, too, before they are united with this clone's. Raises GitError for an
-    unknown revision and EvaluationError for a record of another schema.
+    Fetched notes count, too, before they are united with this clone's (``fetched`` as for
+    :func:`note_union.records_of`). Raises GitError for an unknown revision and EvaluationError for
+    a record of another schema.
     """
-    return note_records.evaluations(note_union.records_of(repository, revision))
+    return note_records.evaluations(note_union.records_of(repository, revision, fetched))
 
 
 def results_path(repository: Repository) -> Path:

@@ -20,7 +20,7 @@ from gitmerge_eval.evaluation.correlation import Correlation, pearson
 from gitmerge_eval.evaluation.note import EvaluationNote
 from gitmerge_eval.evaluation.published import Published, open_published
 from gitmerge_eval.evaluation.runs import Run, open_runs
-from gitmerge_eval.git import notes, trailers
+from gitmerge_eval.git import note_union, notes, trailers
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.records import canonical_json
 
@@ -204,9 +204,10 @@ def identities(checkpoints: Iterable[str]) -> tuple[str, ...]:
 def _merges(repository: Repository, remarks: list[str]) -> Iterator[Result]:
     """The evaluated merges, each model once, though its commit was amended or rebased."""
     seen = set()
+    fetched = note_union.apart(repository)
     for commit, when in _annotated(repository, remarks):
         try:
-            found = evaluating.show(repository, commit)
+            found = evaluating.show(repository, commit, fetched)
         except EvaluationError as error:
             remarks.append(f"the note of {commit[:10]} is left out: {error}")
             continue

@@ -57,7 +57,8 @@ def unite(repository: Repository, theirs: str, table: Table) -> Union:
         return Union()
     with notes.lock(repository):
         for stale in repository.text("for-each-ref", "--format=%(refname)", SCRATCH).split():
-            repository.run("update-ref", "-d", stale)  # its process was killed under the lock
+            if stale.removeprefix(SCRATCH).isdecimal():
+                repository.run("update-ref", "-d", stale)  # its process was killed under the lock
         for _ in range(3):
             ours = tip(repository, notes.REF)
             scratch = f"{SCRATCH}{os.getpid()}"
@@ -92,14 +93,17 @@ def foreseen(repository: Repository, theirs: str | None) -> Union:
     return Union(len(sides.changed_there), len(sides.changed_by_both))
 
 
-def records_of(repository: Repository, commit: str) -> list[dict[str, Any]]:
+def records_of(
+    repository: Repository, commit: str, fetched: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
     """The records of a commit's note, those included that were fetched and are not united yet.
 
-    Raises GitError for an unknown commit.
+    ``fetched`` is what :func:`apart` says, for who asks of many commits. Raises GitError for an
+    unknown commit.
     """
     identity = repository.commit(commit)
     text = notes.read(repository, identity) or ""
-    for ref in apart(repository):
+    for ref in apart(repository) if fetched is None else fetched:
         base = _base(repository, tip(repository, notes.REF), ref)
         theirs, common = (_note(repository, one, identity) for one in (ref, base))
         text = united_text(text, theirs, common, lambda records: "")

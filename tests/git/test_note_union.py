@@ -221,6 +221,17 @@ def test_somebody_who_takes_no_lock_is_not_overwritten(clones, monkeypatch):
     assert first.text("for-each-ref", note_union.SCRATCH) == ""
 
 
+def test_what_a_killed_union_left_goes_and_a_remotes_notes_of_that_name_stay(clones):
+    first, second = clones
+    put(second, "HEAD", note(line(2.0)))
+    fetched(first)
+    remotes = f"{note_union.SCRATCH}gitmerge-eval"
+    for ref in (f"{note_union.SCRATCH}4711", remotes):
+        first.run("update-ref", ref, FETCHED)
+    unite(first, FETCHED, table)
+    assert first.text("for-each-ref", "--format=%(refname)", note_union.SCRATCH) == remotes
+
+
 def test_what_is_no_notes_is_refused_and_changes_nothing(clones):
     first, _ = clones
     put(first, "HEAD", note(line(1.0)))
