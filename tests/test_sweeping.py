@@ -245,7 +245,18 @@ def test_a_table_for_people(evaluated):
     assert done.returncode == 0, done.stderr
     assert "task-arithmetic *" in done.stdout
     assert "the best of 11 candidates by heldin-validation" in done.stdout
-    assert done.stderr == ""
+    assert all(line.startswith("gitmerge-eval: sweep: ") for line in done.stderr.splitlines())
+
+
+def test_where_there_is_no_terminal_lines_on_stderr_say_how_far_it_is(evaluated):
+    arguments = ["sweep", "--methods", "average,task-arithmetic", "--brief", "--json", *HEADS]
+    done = command(evaluated, *arguments, PLAIN_SECONDS="0.15")
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) >= 2
+    assert all(line.startswith("gitmerge-eval: sweep: ") for line in lines)
+    assert " of 11, about " in done.stderr
+    assert json.loads(done.stdout)["computed"] == 11
 
 
 @pytest.mark.parametrize("finished", [1, 4, 12])
