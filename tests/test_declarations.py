@@ -19,7 +19,11 @@ BENCHMARK = BenchmarkDeclaration(
 FRUIT = ConstituentDeclaration(
     "fruit-quickdraw", "grid", "fruit-quickdraw", "model.safetensors", "Apache-2.0", "früh\t✓"
 )
-BIRD = ConstituentDeclaration("bird", "grid", "bird-real", "deep/model.safetensors")
+BIRD = ConstituentDeclaration(
+    "bird", "grid", "bird-real", "deep/model.safetensors",
+    licence="other", licence_name="x", licence_link="https://x.example", authors=("A", 'B "b"'),
+    hub="a/bird", base_model="base",
+)  # fmt: skip
 
 
 def test_what_is_written_is_read_at_a_revision_and_in_the_work_tree(repository, commit):
@@ -63,6 +67,10 @@ def test_a_bad_benchmark_file_is_named(repository, commit, text, complaint):
         (("model.safetensors", "../model.safetensors"), "give a path from the top"),
         (("model.safetensors", "/etc/passwd"), "give a path from the top"),
         (("model.safetensors", "a/../.."), "give a path from the top"),
+        (('licence = "Apache-2.0"', "licence = 2"), "has no 'licence'"),
+        (('licence = "Apache-2.0"', "license = 2"), "has no 'licence'"),
+        (('licence = "Apache-2.0"', "authors = [2]"), "'authors' is no list of names"),
+        (('licence = "Apache-2.0"', 'authors = ""'), "'authors' is no list of names"),
     ],
 )
 def test_a_bad_constituent_file_is_named(repository, commit, change, complaint):

@@ -43,7 +43,7 @@ class Leaf:
         own = self.declaration
         if own is None or own.licence is None:
             return None
-        return own.licence_name if own.licence.lower() == "other" else own.licence
+        return (own.licence_name or own.licence) if own.licence.lower() == "other" else own.licence
 
 
 @dataclass(frozen=True)

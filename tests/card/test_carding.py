@@ -155,6 +155,22 @@ def test_nothing_that_a_branch_says_leaves_the_section(made, command):
     assert "@somebody" not in text
 
 
+def test_a_licence_with_a_name_of_its_own_is_named_with_its_link(made, command):
+    text = ConstituentDeclaration(
+        "bird-real", "plain", "bird-real", "model.safetensors", hub="bob/bird"
+    ).toml()  # fmt: skip
+    own = 'license = "other"\nlicense_name = "bird-licence"\nlicense_link = "https://a.example/b"\n'
+    declare(made, "bird-real", text + own)
+    made.merge()
+    _, out, err = command()
+    assert "licence: bird-real: what 'bird-licence' allows is not known here; read it" in err
+    assert "- bird-licence: https://a.example/b" in out
+    declare(made, "bird-real", text + own + 'licence = "MIT"\n')
+    made.repository.run("reset", "-q", "--hard", made.commits["main"])
+    made.merge()
+    assert "has 'license' and 'licence' with different values" in command()[2]
+
+
 @pytest.mark.parametrize("hub", ["ada/fruit/x", "ada fruit", "-a/b", "https://hub.example/a/b"])
 def test_a_place_that_cannot_be_one_is_named_with_its_file(made, hub):
     own = ConstituentDeclaration("bird-real", "plain", "bird-real", "model.safetensors", hub=hub)
