@@ -58,6 +58,11 @@ class Chunk:
         return max(axis - 1, 0)
 
     @property
+    def rows(self) -> tuple[slice, ...]:
+        """Which rows it has parts of, along the axes before theirs."""
+        return self.region[: self._split]
+
+    @property
     def width(self) -> int:
         """Stored elements of a row: what lies together in the array, with its padding."""
         return prod(self.shape[self._split :])

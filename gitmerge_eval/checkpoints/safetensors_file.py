@@ -31,6 +31,9 @@ HEADER_KEY = "__metadata__"
 _LENGTH_BYTES = 8
 _ALIGNMENT = 8
 _MAXIMUM_HEADER = 100_000_000  # the limit of the published reader
+_PIECE_BYTES = 1 << 17
+"""Written at a time: the system takes memory for a file in units of up to a write's size, and on a
+virtual machine the large ones are often those that the host has to provide first."""
 
 
 class SafetensorsFile:
@@ -291,7 +294,7 @@ class SafetensorsWriter:
 
     def _write_at(self, data: memoryview, position: int) -> None:
         while len(data):
-            written = os.pwrite(self._file, data[: 1 << 30], position)
+            written = os.pwrite(self._file, data[:_PIECE_BYTES], position)
             data, position = data[written:], position + written
 
     def _failure(self, error: OSError) -> CheckpointError:

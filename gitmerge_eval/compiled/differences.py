@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -33,6 +34,7 @@ from gitmerge_eval.compiled.loop import (
 Array = NDArray[Any]
 
 _LANES = 32
+_compiling = threading.Lock()
 _STORED = {"float64": F64, "float32": F32, "float16": ir.HalfType(), "bfloat16": I16}
 
 
@@ -57,17 +59,21 @@ def add_differences(
     float32); False where not all of it is finite.
 
     ``reference`` and ``others``, of which there is at least one, are (rows, run) arrays of one
-    dtype and one distance between rows, the elements of a row side by side; ``out``, (factors,
-    rows, run), is C-contiguous. The sum is from the first to the last.
+    dtype and one distance between rows, ``out`` is (factors, rows, run) of that dtype; in all of
+    them the elements of a row lie side by side. The sum is from the first to the last.
     """
     rows, run = reference.shape
-    stride = reference.strides[0] // reference.itemsize
+    source, apart, target = (
+        stride // out.itemsize for stride in (reference.strides[0], *out.strides[:2])
+    )
     addresses = [array.ctypes.data for array in (reference, *others)]
     found = ctypes.c_double()
-    _function(reference.dtype.name, _LANES if run >= _LANES else 1)(
+    with _compiling:  # once, whoever comes first
+        function = _function(reference.dtype.name, _LANES if run >= _LANES else 1)
+    function(
         (ctypes.c_void_p * len(addresses))(*addresses),
         (ctypes.c_double * len(coefficients))(*coefficients),
-        len(others), whole, rows, stride, run, out.ctypes.data,
+        len(others), whole, rows, source, run, out.ctypes.data, target, apart,
         (ctypes.c_double * len(factors))(*factors), len(factors), ctypes.byref(found),
     )  # fmt: skip
     return found.value == 0
@@ -76,36 +82,37 @@ def add_differences(
 @cache
 def _function(dtype: str, lanes: int) -> Callable[..., None]:
     pointer, number, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
-    lists = (pointer, pointer, number, real, number, number, number, pointer)
-    types = (*lists, pointer, number, pointer)
+    given = (pointer, pointer, number, real, number, number, number)
+    types = (*given, pointer, number, number, pointer, number, pointer)
     return compiled(_module(_STORED[dtype], lanes), "add_differences", types)
 
 
 def _module(stored: ir.Type, lanes: int) -> ir.Module:
-    """``void add_differences(tensors, coefficients, others, whole, rows, stride, run, out, factors,
-    count, found)``: ``found`` becomes 0, or NaN where a result is not finite."""
+    """``void add_differences(tensors, coefficients, others, whole, rows, source, run, out, target,
+    apart, factors, count, found)``: rows are ``source`` and ``target`` elements apart, values
+    ``apart``; ``found`` becomes 0, or NaN where a result is not finite."""
     module, reals = ir.Module(), F64.as_pointer()
-    lists = [I8.as_pointer().as_pointer(), reals, I64, F64, I64, I64, I64, stored.as_pointer()]
-    signature = ir.FunctionType(ir.VoidType(), [*lists, reals, I64, reals])
-    function = ir.Function(module, signature, "add_differences")
-    tensors, coefficients, others, whole, rows, stride, run, out, factors, count, found = (
-        function.args
+    given = [I8.as_pointer().as_pointer(), reals, I64, F64, I64, I64, I64]
+    made = [stored.as_pointer(), I64, I64, reals, I64, reals]
+    function = ir.Function(
+        module, ir.FunctionType(ir.VoidType(), [*given, *made]), "add_differences"
     )
+    tensors, coefficients, others, whole, rows, source, run = function.args[:7]
+    out, target, apart, factors, count, found = function.args[7:]
     build = ir.IRBuilder(function.append_basic_block())
     vectors = build.sdiv(build.add(run, I64(lanes - 1)), I64(lanes))
-    size, last = build.mul(rows, run), build.sub(run, I64(lanes))
+    last = build.sub(run, I64(lanes))
     each_row = Loop(build, rows, ir.VectorType(F64, lanes)([0.0] * lanes))
     each = Loop(build, vectors, *each_row.carried)
     # The last vector of a row may begin before the one in front of it ends.
     column = build.mul(each.number, I64(lanes))
     column = build.select(build.icmp_signed("<", column, last), column, last)
-    source = build.add(build.mul(each_row.number, stride), column)
-    target = build.add(build.mul(each_row.number, run), column)
+    from_, to = (build.add(build.mul(each_row.number, far), column) for far in (source, target))
 
     def read(number: Any) -> Any:
         tensor = build.load(build.gep(tensors, [number]))
         place = build.bitcast(tensor, stored.as_pointer())
-        return _widened(build, load(build, place, source, ir.VectorType(stored, lanes)), lanes)
+        return _widened(build, load(build, place, from_, ir.VectorType(stored, lanes)), lanes)
 
     reference = read(I64(0))
     total = _total(build, reference, read, coefficients, others, lanes)
@@ -113,7 +120,7 @@ def _module(stored: ir.Type, lanes: int) -> ir.Module:
     each_factor = Loop(build, count, *each.carried)
     value = build.fmul(total, _number(build, factors, each_factor.number, lanes))
     rounded, seen = _rounded(build, build.fadd(value, unchanged), stored, lanes)
-    store(build, rounded, out, build.add(build.mul(each_factor.number, size), target))
+    store(build, rounded, out, build.add(build.mul(each_factor.number, apart), to))
     # 0, or NaN where a value is not finite.
     doubt = build.fmul(seen, ir.VectorType(F64, lanes)([0.0] * lanes))
     doubt = build.fadd(each_factor.carried[0], doubt)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from gitmerge_eval.checkpoints.chunks import Chunk, grid
+from gitmerge_eval.checkpoints.chunks import Chunk
 from gitmerge_eval.checkpoints.dtypes import BY_NAME
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import GroupRecord
@@ -30,7 +30,7 @@ from gitmerge_eval.merging.inputs import GroupReader, Inputs, Slot, inside
 from gitmerge_eval.merging.lanes import Lanes, free_bytes
 from gitmerge_eval.merging.merged_group import NO_VALUE, Family, MergedGroup, Place, united
 from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan, working_bytes
-from gitmerge_eval.merging.precision import finite, stored
+from gitmerge_eval.merging.precision import finite, store, stored
 from gitmerge_eval.merging.quick_sums import quick_sum
 from gitmerge_eval.merging.threads import one_thread_each, threads, without_warnings
 from gitmerge_eval.records import (
@@ -50,8 +50,8 @@ Result = TypeVar("Result")
 Item = TypeVar("Item")
 
 WORKERS = os.cpu_count() or 1
-_Work = tuple[GroupPlan, GroupReader, Chunk]
-"""One chunk of a group, and who reads it."""
+_Work = tuple[GroupPlan, GroupReader, tuple[Chunk, ...]]
+"""Chunks of a group with the same rows, and who reads them."""
 _AHEAD_BYTES = 48 << 20
 """Results of elementwise methods that wait to be stored, for each thread."""
 
@@ -212,13 +212,17 @@ class Engine:
 
         return scalar.compute(passed, self.plan.options)
 
-    def _chunks(self, groups: Iterable[GroupPlan]) -> Iterator[_Work]:
+    def _chunks(
+        self, groups: Iterable[GroupPlan], *, side_by_side: bool = False
+    ) -> Iterator[_Work]:
         for group in groups:
             assert group.record is not None
-            chunks = tuple(grid(group.record.shape))
-            reader = self.inputs.reader(self.inputs.slots(group), len(chunks))
-            for chunk in chunks:
-                yield group, reader, chunk
+            slots, itemsize = self.inputs.slots(group), BY_NAME[group.record.dtype].itemsize
+            most = tiles.most_together(len(slots.all) + self._count, itemsize)
+            bands = tuple(tiles.bands(group.record.shape, most if side_by_side else 1))
+            reader = self.inputs.reader(slots, sum(map(len, bands)))
+            for chunks in bands:
+                yield group, reader, chunks
 
     def _ahead(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """``map`` by the pool, a few items ahead."""
@@ -238,9 +242,9 @@ class Engine:
         self, work: _Work, scalars: Mapping[str, tuple[float, ...]]
     ) -> Iterator[ParameterGroup]:
         """The group's tiles in one chunk, in the dtype of sums."""
-        group, reader, chunk = work
+        group, reader, chunks = work
         with inside(f"group '{group.name}' of '{self.plan.spec.path}'"):
-            for tile in reader.tiles(chunk, tiles.TILE):
+            for (tile,) in reader.tiles(chunks, tiles.TILE):
                 yield self.inputs.tile(group, reader.slots, tile, scalars)
 
     def _merge_tiles_on_demand(
@@ -259,40 +263,54 @@ class Engine:
     ) -> tuple[MergedGroup, ...]:
         """Every tile merged, cast once and put in its place."""
         assert group.record is not None
-        dtype = group.record.dtype
         arrays = [NO_VALUE] * self._count
         if self.place is None:
             arrays = [self._room(group.record) for _ in arrays]
+        fill, dtype = self._filler(group, scalars), BY_NAME[group.record.dtype].numpy
 
-        slots = self.inputs.slots(group)
-        changed = self.inputs.changed(group, slots)
-        quick = quick_sum(self.plan, self.family, slots, changed, dtype)
-
-        def of_tile(tile: tiles.Tile) -> Iterator[tuple[NDArray[Any], Outcome]]:
-            sums = quick(tile) if quick else None
-            if sums is not None:
-                yield from ((part, Outcome(NO_VALUE)) for part in sums)
-                return
-            for outcome in self._outcomes(self.inputs.tile(group, slots, tile, scalars)):
-                yield stored(outcome.value, dtype), replace(outcome, value=NO_VALUE)
-
-        def of_chunk(work: _Work) -> list[Outcome]:
-            _, reader, chunk = work
+        def of_chunks(work: _Work) -> list[Outcome]:
+            _, reader, chunks = work
             outcomes = []
-            for tile in reader.tiles(chunk, tiles.TILE):
-                for number, (part, outcome) in enumerate(of_tile(tile)):
-                    if self.place is None:
-                        tiles.put(arrays[number], tile.positions, part)
-                    else:
-                        self.place(group, number, tile.positions, part)
-                    outcomes.append(outcome)
+            for parts in reader.tiles(chunks, tiles.TILE):
+                where = tiles.joined([tile.positions for tile in parts])
+                room, is_there = tiles.room(parts, arrays, dtype)
+                begin = 0
+                for tile in parts:
+                    end = begin + tile.positions.run
+                    outcomes += fill(tile, room[:, :, begin:end])
+                    begin = end
+                for number, part in enumerate(room):
+                    if self.place is not None:
+                        self.place(group, number, where, part)
+                    elif not is_there:
+                        tiles.put(arrays[number], where, part)
             return outcomes
 
-        parts = [p for chunk in self._ahead(of_chunk, self._chunks((group,))) for p in chunk]
+        work = self._chunks((group,), side_by_side=self.place is not None)
+        parts = [part for found in self._ahead(of_chunks, work) for part in found]
         return tuple(
             MergedGroup(group, array, united(parts[number :: self._count]), number)
             for number, array in enumerate(arrays)
         )
+
+    def _filler(
+        self, group: GroupPlan, scalars: Mapping[str, tuple[float, ...]]
+    ) -> Callable[[tiles.Tile, NDArray[Any]], list[Outcome]]:
+        """``fill(tile, out)``: merges a tile into ``out``, (values, rows, run) as it is stored."""
+        slots = self.inputs.slots(group)
+        quick = quick_sum(self.inputs, group, slots, self.family)
+
+        def fill(tile: tiles.Tile, out: NDArray[Any]) -> list[Outcome]:
+            if quick and quick(tile, out):
+                return [Outcome(NO_VALUE)] * len(out)
+            made = self._outcomes(self.inputs.tile(group, slots, tile, scalars))
+            outcomes = []
+            for part, outcome in zip(out, made, strict=True):
+                store(outcome.value, part)
+                outcomes.append(replace(outcome, value=NO_VALUE))
+            return outcomes
+
+        return fill
 
     def _merge_whole(
         self, group: GroupPlan, scalars: Mapping[str, tuple[float, ...]]

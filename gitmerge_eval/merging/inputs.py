@@ -293,17 +293,21 @@ class GroupReader:
         self._steps: Callable[[Chunk], tuple[int, ...]] = lambda chunk: ()
         self._lock = Lock()
 
-    def tiles(self, chunk: Chunk, elements: int) -> Iterator[Tile]:
-        """The chunk of every tensor, cut into tiles; by any thread, each chunk once.
+    def tiles(self, chunks: Sequence[Chunk], elements: int) -> Iterator[tuple[Tile, ...]]:
+        """The chunks of every tensor, cut into tiles; by any thread, each chunk once. The tiles of
+        several, which share their rows, come side by side.
 
         Raises what opening and decoding raise, naming whose tensor it is.
         """
         with self._lock:
             if not self._sources:
                 self._open()
-        yield from tiles.cut(chunk, self._steps(chunk), self._sources, elements)
+        steps = self._steps(chunks[0])
+        yield from zip(
+            *(tiles.cut(chunk, steps, self._sources, elements) for chunk in chunks), strict=True
+        )
         with self._lock:
-            self._left -= 1
+            self._left -= len(chunks)
             if not self._left:
                 self.close()
                 self._closed(self)

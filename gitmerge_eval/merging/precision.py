@@ -64,8 +64,18 @@ def stored(value: Array | NDArray[Any], dtype: str) -> NDArray[Any]:
         fits = math.isfinite(float(seen.sum())) or seen.isfinite().all()
         rounded = bridge.to_numpy(tensor)
     if not fits:
-        raise NumericalError(f"the merged values do not fit {dtype}; choose a smaller scale")
+        raise _unfit(dtype)
     return rounded
+
+
+def store(value: Array | NDArray[Any], out: NDArray[Any]) -> None:
+    """:func:`stored` in the dtype and the memory of ``out``, which has as many elements."""
+    if isinstance(value, np.ndarray) and out.dtype.itemsize >= 4:
+        np.copyto(out, value.reshape(out.shape), casting="unsafe")
+        if not np.isfinite(out).all():
+            raise _unfit(out.dtype.name)
+    else:
+        out[...] = stored(value, out.dtype.name).reshape(out.shape)
 
 
 def _rounded(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -87,6 +97,10 @@ def _readable(array: NDArray[Any]) -> NDArray[Any]:
 def _table(dtype: np.dtype[Any]) -> NDArray[Any]:
     """The values of the 256 elements of an 8-bit dtype: converting them one by one is slower."""
     return np.arange(256, dtype=np.uint8).view(dtype).astype(np.float32)
+
+
+def _unfit(dtype: str) -> NumericalError:
+    return NumericalError(f"the merged values do not fit {dtype}; choose a smaller scale")
 
 
 def _non_finite(where: str) -> NonFiniteValue:

@@ -13,27 +13,27 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from gitmerge_eval.checkpoints.dtypes import BY_NAME
-from gitmerge_eval.checkpoints.thread_memory import ThreadMemory
 from gitmerge_eval.differences import Differences
-from gitmerge_eval.merging.inputs import Slots
+from gitmerge_eval.merging.inputs import Inputs, Slots
 from gitmerge_eval.merging.merged_group import Family
-from gitmerge_eval.merging.planning import CheckpointPlan
+from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan
 from gitmerge_eval.merging.tiles import Tile
 
 Array = NDArray[Any]
-QuickSum = Callable[[Tile], "Array | None"]
-"""(values, rows, run) in the stored dtype, which hold until the thread's next call; or None."""
+QuickSum = Callable[[Tile, Array], bool]
+"""``quick(tile, out)``: fills ``out``, (values, rows, run) as it is stored; False if it cannot."""
 
 _SMALL = 1 << 16
 """Elements of a tile up to which NumPy is quicker than importing and starting the compiler."""
 
 
 def quick_sum(
-    plan: CheckpointPlan, family: Family | None, slots: Slots, changed: tuple[bool, ...], dtype: str
+    inputs: Inputs, group: GroupPlan, slots: Slots, family: Family | None
 ) -> QuickSum | None:
-    """The loop for a group of the plan, of all the family's values; None where there is none."""
-    form, factors = _form(plan, family, changed)
+    """The loop for a planned group, of all the family's values; None where there is none."""
+    assert group.record is not None
+    plan, dtype = inputs.plan, group.record.dtype
+    form, factors = _form(plan, family, inputs.changed(group, slots))
     if form is None or not form.terms or plan.spec.accumulate != "float64":
         return None
     reference = slots.base if form.reference is None else slots.constituents[form.reference]
@@ -42,18 +42,15 @@ def quick_sum(
     if len(keys) < len(used):
         return None
     coefficients = [coefficient for _, coefficient in form.terms]
-    itemsize = BY_NAME[dtype].itemsize
 
-    def summed(tile: Tile) -> Array | None:
+    def summed(tile: Tile, out: Array) -> bool:
         loop = _loop(dtype, tile.arrays[keys[0]].size)
         if loop is None:
-            return None
-        arrays = [tile.arrays[key] for key in keys]
-        first, *others = [a if a.ndim == 2 else a.reshape(1, -1) for a in arrays]
-        memory = _memory.take(len(factors) * first.size * itemsize)
-        out = memory.view(first.dtype).reshape(len(factors), *first.shape)
-        found = loop(first, others, coefficients, form.whole, factors, out)
-        return out if found else None
+            return False
+        rows = out.shape[1]
+        first, *others = [a if a.ndim == 2 else a.reshape(rows, -1)
+                          for a in (tile.arrays[key] for key in keys)]  # fmt: skip
+        return loop(first, others, coefficients, form.whole, factors, out)
 
     return summed
 
@@ -90,6 +87,3 @@ def _compiled(dtype: str) -> Callable[..., bool] | None:
     except ImportError:
         return None
     return add_differences if has_loop(dtype) else None
-
-
-_memory = ThreadMemory()

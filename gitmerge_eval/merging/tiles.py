@@ -7,7 +7,7 @@ block for each tensor, whatever the size of the group.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,13 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gitmerge_eval.checkpoints.chunks import Chunk
+from gitmerge_eval.checkpoints.chunks import Chunk, grid
+from gitmerge_eval.checkpoints.thread_memory import ThreadMemory
 from gitmerge_eval.records import Positions
 
 Array = NDArray[Any]
 TILE = 1 << 17
 """Elements of a tile. On one thread tiles of a quarter of that, which stay in a core's own cache,
 are a little faster; but then each operation is so short that threads wait for one another."""
+_SIDE_BY_SIDE_BYTES = 24 << 20
+"""What tiles side by side, and what they are merged into, may take on each thread."""
+
+_memory = ThreadMemory()
 
 
 @dataclass(frozen=True)
@@ -66,23 +71,73 @@ def cut(
             buffer[:held] = buffer[used:available].copy()
 
 
+def bands(shape: tuple[int, ...], most: int) -> Iterator[tuple[Chunk, ...]]:
+    """An array's chunks in order, up to ``most`` together that have parts of the same rows: of
+    those of one chunk only its bytes lie together in the array. A chunk whose rows are larger than
+    a tile stays alone."""
+    band: list[Chunk] = []
+    for chunk in grid(shape):
+        alike = band and chunk.rows == band[0].rows and chunk.width <= TILE
+        if band and not (alike and len(band) < most):
+            yield tuple(band)
+            band = []
+        band.append(chunk)
+    if band:
+        yield tuple(band)
+
+
+def most_together(arrays: int, itemsize: int) -> int:
+    """How many chunks of as many tensors and results are merged together: at least one, whatever
+    the number of models."""
+    return max(_SIDE_BY_SIDE_BYTES // (arrays * TILE * itemsize), 1)
+
+
+def joined(parts: Sequence[Positions]) -> Positions:
+    """Where tiles side by side are as one: each row of the first, and the others' after it."""
+    starts, run = parts[0].starts, sum(part.run for part in parts)
+    if len(starts) > 1 and (np.diff(starts) == run).all():
+        return Positions(starts[:1], run * len(starts))
+    return Positions(starts, run)
+
+
+def rows_of(array: Array, positions: Positions) -> Array | None:
+    """(rows, run): that part of the C-contiguous ``array``; None where rows are unevenly apart."""
+    flat, run, starts = array.reshape(-1), positions.run, positions.starts
+    if len(starts) == 1:
+        return flat[starts[0] : starts[0] + run].reshape(1, run)
+    gaps = np.diff(starts)
+    if not (gaps == gaps[0]).all():
+        return None
+    strides = (int(gaps[0]) * flat.itemsize, flat.itemsize)
+    rows: Array = np.lib.stride_tricks.as_strided(flat[starts[0] :], (len(starts), run), strides)
+    return rows
+
+
+def room(
+    parts: Sequence[Tile], arrays: Sequence[Array], dtype: np.dtype[Any]
+) -> tuple[Array, bool]:
+    """(values, rows, run) for what becomes of tiles side by side, and whether that is where they
+    belong in the only one of ``arrays``, C-contiguous ones for each value or empty ones; else it is
+    memory that the thread's next call uses again."""
+    rows, run = len(parts[0].positions.starts), sum(tile.positions.run for tile in parts)
+    if len(arrays) == len(parts) == 1 and arrays[0].size:
+        found = rows_of(arrays[0], parts[0].positions)
+        if found is not None:
+            return found[None], True
+    memory = _memory.take(len(arrays) * rows * run * dtype.itemsize)
+    return memory.view(dtype).reshape(len(arrays), rows, run), False
+
+
 def put(array: Array, positions: Positions, value: Array) -> None:
     """Write a tile's value where it belongs in the C-contiguous ``array``."""
-    flat, run = array.reshape(-1), positions.run
-    starts = np.asarray(positions.starts)
-    value = value.reshape(len(starts), run)
-    gaps = np.diff(starts)
-    if len(starts) == 1:
-        flat[starts[0] : starts[0] + run] = value[0]
-    elif (gaps == gaps[0]).all():
-        size = flat.itemsize
-        rows = np.lib.stride_tricks.as_strided(
-            flat[starts[0] :], (len(starts), run), (int(gaps[0]) * size, size)
-        )
+    value = value.reshape(len(positions.starts), positions.run)
+    rows = rows_of(array, positions)
+    if rows is not None:
         rows[...] = value
-    else:
-        for start, row in zip(starts, value, strict=True):
-            flat[start : start + run] = row
+        return
+    flat = array.reshape(-1)
+    for start, row in zip(positions.starts, value, strict=True):
+        flat[start : start + positions.run] = row
 
 
 def _spans(origin: int, count: int, width: int, elements: int) -> Iterator[tuple[int, int]]:

@@ -9,15 +9,16 @@ import torch
 from models import MODEL, ModelRepository
 
 from gitmerge_eval import methods
+from gitmerge_eval.checkpoints.chunks import grid
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.compiled.differences import add_differences, has_loop
 from gitmerge_eval.errors import NonFiniteValue, NumericalError
 from gitmerge_eval.git.heads import resolve
-from gitmerge_eval.merging import candidates, deciding, quick_sums
+from gitmerge_eval.merging import candidates, deciding, quick_sums, tiles
 from gitmerge_eval.merging import options as merge_options
 from gitmerge_eval.merging.computing import compute
 from gitmerge_eval.merging.devices import Resources
-from gitmerge_eval.records import ParameterGroup
+from gitmerge_eval.records import ParameterGroup, Positions
 
 DTYPES = pytest.mark.parametrize("name", ["float64", "float32", "float16", "bfloat16"])
 BRANCHES = ("a", "b", "c")
@@ -203,6 +204,54 @@ def test_one_pass_for_all_scales(repository, tmp_path, loops, monkeypatch, worke
         assert (
             ours.file.read_bytes() == computed(plan, repository, tmp_path / plan.spec.digest[:9])[1]
         )
+
+
+def test_chunks_that_are_not_stored_alike_are_read_side_by_side(tmp_path, monkeypatch):
+    """One that Blosc could not make smaller has no blocks, and its neighbour has."""
+    rng = np.random.default_rng(0)
+
+    def mixed():
+        bits = rng.integers(0, 0x7F00_0000, (1100, 1200), dtype=np.uint32)
+        values = bits.view(np.float32)
+        values[:, 1024:] = 1.0
+        return {"w": torch.from_numpy(values)}
+
+    made = ModelRepository(tmp_path / "repository", mixed())
+    for branch in BRANCHES:
+        made.branch(branch, mixed())
+    (plan,) = plans_of(made, BRANCHES, [("method", "average")])
+    (found,), _ = candidates.compute_candidates([plan], None, made.git, tmp_path)
+    assert found.file.read_bytes() == computed(plan, made, tmp_path / "alone")[1]
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (5,), (0, 3), (3, 1 << 20), (1100, 2500), (2, 3, 700, 900), (40, 70000), (9, 9)]
+)
+@pytest.mark.parametrize("most", [1, 2, 4])
+def test_bands_are_the_chunks_in_order_and_make_longer_rows(shape, most):
+    found = list(tiles.bands(shape, most))
+    assert [chunk for band in found for chunk in band] == list(grid(shape))
+    assert max(map(len, found), default=0) <= most
+    for band in found:
+        parts = [Positions(chunk.starts[chunk.starts >= 0].tolist(), chunk.run) for chunk in band]
+        places = np.concatenate([elements(part) for part in parts])
+        assert np.array_equal(np.sort(places), elements(tiles.joined(parts)))
+
+
+def test_many_models_are_merged_chunk_by_chunk():
+    assert [tiles.most_together(models + 11, 4) for models in (1, 5, 12, 24, 1000)] == [
+        4,
+        3,
+        2,
+        1,
+        1,
+    ]
+    assert tiles.most_together(16, 2) == 6
+
+
+def elements(positions):
+    """The flat positions, row after row."""
+    return (np.array(positions.starts)[:, None] + np.arange(positions.run)).reshape(-1)
 
 
 def test_a_constituent_alone_is_itself_at_scale_one_only(repository, tmp_path, loops):
