@@ -164,7 +164,7 @@ def _of_chunk(
 ) -> tuple[str, Sums]:
     parts = []
     with inside(f"group '{group.name}'"):
-        for tile in reader.tiles(chunk, tiles.TILE):
+        for (tile,) in reader.tiles((chunk,), tiles.TILE):
             values = {key: wide(array, "float64").reshape(-1) for key, array in tile.arrays.items()}
             parts.append(sums(vectors([values[one.key] for one in group.slots])))
     return group.name, reduce(add, parts)
