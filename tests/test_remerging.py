@@ -287,7 +287,7 @@ def test_old_and_new_are_evaluated_side_by_side(evaluated):
     assert evaluating.show(repository, "HEAD") == ()
 
 
-@pytest.mark.parametrize("point", ["_apply", "_swap_index"])
+@pytest.mark.parametrize("point", ["_apply", "swap_index"])
 def test_killed_while_it_lands(repository, point):
     before = repository.state()
     code = (
@@ -305,7 +305,7 @@ def test_killed_while_it_lands(repository, point):
     done = subprocess.run([sys.executable, "-c", code], cwd=repository.folder, check=False)
     assert done.returncode == -signal.SIGKILL
     assert repository.git.commit("HEAD") == before[0]
-    if point == "_swap_index":
+    if point == "swap_index":
         # All of it is in the index: the commit that is still to be made gets its trailers.
         repository.run("commit", "--quiet", "--no-edit")
     else:

@@ -100,9 +100,9 @@ POINTS = {
             arguments[1] == "read-tree" and "-u" in arguments and "-n" not in arguments
         ),
     ),
-    "model": lambda: after(landing, "_place"),
-    "before-swap": lambda: before(landing, "_swap_index"),
-    "after-swap": lambda: after(landing, "_swap_index"),
+    "model": lambda: after(landing, "place"),
+    "before-swap": lambda: before(landing, "swap_index"),
+    "after-swap": lambda: after(landing, "swap_index"),
     "landed": lambda: after(merge, "land"),
 }
 
