@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
-import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -11,7 +14,7 @@ import torch
 from models import MODEL, ModelRepository, base_model, fine_tuned
 from small_repositories import copied, settle
 
-from gitmerge_eval import resolving
+from gitmerge_eval import cli, resolving
 from gitmerge_eval.git import conflicts
 from gitmerge_eval.merging import staging
 from gitmerge_eval.verifying import verify
@@ -48,12 +51,14 @@ def repository(template, tmp_path):
 
 
 def resolve(repository, *arguments, status=0):
-    done = subprocess.run(
-        ["gitmerge-eval", "resolve", *arguments],
-        cwd=repository.folder, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == status, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
+    """The command, in this process, which has torch loaded already."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(repository.folder)
+        patch.setattr(sys, "argv", ["gitmerge-eval", "resolve", *arguments])
+        found = cli.main()
+    assert found == status, f"{found}\n{out.getvalue()}\n{err.getvalue()}"
+    return SimpleNamespace(stdout=out.getvalue(), stderr=err.getvalue())
 
 
 def added(name, base=BASE, ours=OURS, theirs=THEIRS):
@@ -141,14 +146,7 @@ def test_a_merge_in_conflict_is_merged_by_its_method_and_verifies(repository):
     assert '"scale":0.7' in message
     assert f'Merge-Resolution: {ours} {{"{MODEL}":["scale"]}}' in message
     assert f'Merge-Resolution: {wider} {{"{MODEL}":["first.bias","second.weight"]}}' in message
-    done = subprocess.run(
-        ["gitmerge-eval", "verify", "--fresh"],
-        cwd=repository.folder,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "exact" in done.stdout
+    assert [f.verdict for f in verify(repository.git, "HEAD", fresh=True).findings] == ["exact"]
     # A resolution that was edited is found out, and one from somewhere else.
     somewhere = repository.git.commit("theirs")
     for other, why in ((wider, "scale"), (somewhere, "which is no side of the merge")):
@@ -262,10 +260,7 @@ def test_a_model_in_shards(repository):
     assert torch.equal(whole()["scale"], OURS["scale"])
     mean = (OURS["first.weight"].double() + THEIRS["first.weight"].double()) / 2
     assert torch.equal(whole()["first.weight"], mean.float())
-    done = subprocess.run(
-        ["gitmerge-eval", "verify"], cwd=repository.folder, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert verify(repository.git, "HEAD").sound
 
 
 # --- misuse --------------------------------------------------------------------------------------
