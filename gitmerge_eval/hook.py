@@ -108,7 +108,8 @@ def _unite_fetched(repository: Repository) -> None:
 
         try:
             count = sharing.unite_fetched(repository)
-        except (GitMergeEvalError, OSError) as error:
+        except Exception as error:
+            # Notes are anybody's, and the merge is to be evaluated all the same.
             print(f"gitmerge-eval: fetched notes are not united: {error}", file=sys.stderr)
         else:
             print(f"gitmerge-eval: notes: {count} received", file=sys.stderr)

@@ -97,9 +97,19 @@ def unite_fetched(repository: Repository) -> int:
 def beside_push(repository: Repository, remote: str, lines: Iterable[str]) -> str:
     """Send the notes beside a push to ``remote``, of which Git tells a pre-push hook ``lines``.
 
-    What the hook calls. Returns a line for the user, or nothing. Never raises for notes that cannot
-    be sent: the push of the commits does not depend on them.
+    What the hook calls. Returns a line for the user, or nothing. Never raises: notes may be
+    anybody's, and the push of the commits does not depend on them.
     """
+    try:
+        return _beside_push(repository, remote, lines)
+    except Exception as error:
+        return (
+            f"the notes were not pushed, only your commits are: {error or type(error).__name__} "
+            f"('git config {PUSH_KEY} false' stops trying)"
+        )
+
+
+def _beside_push(repository: Repository, remote: str, lines: Iterable[str]) -> str:
     wanted = repository.run("config", "--type=bool", "--get", PUSH_KEY, check=False)
     if wanted.status not in (0, 1):
         return f"'{PUSH_KEY}' is no truth value; use true or false. No notes were pushed"
@@ -112,13 +122,7 @@ def beside_push(repository: Repository, remote: str, lines: Iterable[str]) -> st
     # Somebody who pushes or deletes notes by name knows what he wants.
     if any(notes.REF in line.split() for line in lines) or _is_dry_run():
         return ""
-    try:
-        done = sync(repository, remote, attended=False)
-    except GitError as error:
-        return (
-            f"the notes were not pushed, only your commits are: {error} ('git config {PUSH_KEY} "
-            "false' stops trying)"
-        )
+    done = sync(repository, remote, attended=False)
     return f"notes: {said(done)}" if done.sent or done.received else ""
 
 

@@ -186,6 +186,59 @@ def test_a_push_that_is_refused_loses_no_note(clones):
     assert remote_notes(bare) == note_union.tip(one, notes.REF)
 
 
+def hostile(**changes):
+    record = {**reporting.note_record(NOTE), **changes}
+    return json.dumps({key: value for key, value in record.items() if value != "gone"})
+
+
+HOSTILE = [
+    hostile(tasks=5),
+    hostile(tasks=[{"task": 5, "status": "held-in", "data": "x", "merged": 1}]),
+    hostile(constituents=[1, 2]),
+    hostile(figures=5),
+    hostile(figures={"FID": {"merged": "low"}}),
+    hostile(remarks="no"),
+    hostile(metric=None),
+    hostile(seconds="long"),
+    hostile(method=["ties"]),
+    hostile(cost={"seconds": -1}),
+    hostile(benchmark="gone"),
+    hostile(benchmark="\ud800"),
+    hostile(options=[]),
+]
+
+
+@pytest.mark.parametrize("line", HOSTILE)
+def test_a_note_of_anybodys_making_stops_neither_push_nor_union(clones, line):
+    one, two, bare = clones
+    notes.put(one, notes.REF, "HEAD", f"a table\n\n{line}\n")
+    git(one, "push", "-q", "--no-verify", "origin", notes.REF)
+    evaluated(two)
+    commit(two)
+    status, said = git(two, "push", "-q")
+    assert status == 0
+    assert "1 received, 1 of them united with yours, 1 sent to origin" in said
+    assert line in notes.read(two, "HEAD~").splitlines()
+    assert "81.25" in notes.read(two, "HEAD~")
+    assert remote_notes(bare) == note_union.tip(two, notes.REF)
+
+
+def test_a_git_directory_that_cannot_be_written_fails_no_push(clones):
+    one, _, bare = clones
+    evaluated(one)
+    (one.common_directory / "gitmerge-eval" / "notes.lock").unlink()
+    (one.common_directory / "gitmerge-eval" / "notes.lock").mkdir()
+    git(one, "push", "-q", "--no-verify", "origin", f"{notes.REF}")
+    evaluated_by_hand = ("notes", "--ref=gitmerge-eval", "add", "-f", "-m", "x", "HEAD")
+    one.run(*evaluated_by_hand)
+    bare.run("update-ref", notes.REF, bare.text("commit-tree", "main^{tree}", "-m", "other"))
+    head = commit(one)
+    status, said = git(one, "push", "-q")
+    assert status == 0
+    assert "the notes were not pushed, only your commits are" in said
+    assert bare.text("rev-parse", "main") == head
+
+
 # --- notes sync ----------------------------------------------------------------------------------
 
 

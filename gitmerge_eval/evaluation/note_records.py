@@ -62,7 +62,8 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
     for note in known:
         said = "note: another clone measured the same differently:\n" if note in again else ""
         parts.append(said + reporting.note_table(note))
-    return "\n".join(parts)
+    # JSON may spell characters that are none, and Git would be given no UTF-8.
+    return "\n".join(parts).encode("utf-8", "replace").decode()
 
 
 def _measured(note: EvaluationNote) -> list[float]:

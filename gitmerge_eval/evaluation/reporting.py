@@ -12,6 +12,7 @@ from typing import Any
 
 from gitmerge_eval.costs import Cost
 from gitmerge_eval.errors import EvaluationError
+from gitmerge_eval.evaluation import members
 from gitmerge_eval.evaluation.note import EvaluationNote, TaskScore
 from gitmerge_eval.records import canonical_json
 
@@ -186,40 +187,51 @@ def note_from_record(record: Mapping[str, Any]) -> EvaluationNote:
             f"{SCHEMA}; upgrade gitmerge-eval, or run 'gitmerge-eval evaluate' to write it again"
         )
     try:
-        return EvaluationNote(
-            benchmark=record["benchmark"],
-            metric=record["metric"],
-            split=record["split"],
-            evaluator_version=record["evaluator_version"],
-            path=record["path"],
-            checkpoint=record["checkpoint"],
-            scores=tuple(
-                TaskScore(
-                    task=task["task"],
-                    status=task["status"],
-                    fingerprint=task["data"],
-                    merged=_number(task["merged"]),
-                    **{m: _number(task[m]) for m in MODELS[1:] if task.get(m) is not None},
-                )
-                for task in record["tasks"]
-            ),
-            settings=record["settings"],
-            method=record.get("method"),
-            options=record["options"],
-            spec=record.get("spec"),
-            constituents=tuple(record["constituents"]),
-            seconds=record["seconds"],
-            device=record["device"],
-            figures=record.get("figures", {}),
-            sheet=record.get("sheet"),
-            cost=Cost.from_dict(record["cost"]) if "cost" in record else None,
-            remarks=tuple(record["remarks"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return members.built(EvaluationNote, _members_of(record), "it")
+    except (KeyError, TypeError, ValueError, AttributeError, EvaluationError) as error:
+        why = f"lacks {error}" if isinstance(error, KeyError) else error
         raise EvaluationError(
-            f"an evaluation note is malformed ({error}); run 'gitmerge-eval evaluate' to write it "
+            f"an evaluation note is malformed ({why}); run 'gitmerge-eval evaluate' to write it "
             "again"
         ) from error
+
+
+_TOLD = (
+    "benchmark", "metric", "split", "evaluator_version", "path", "checkpoint", "seconds", "device"
+)  # fmt: skip
+
+
+def _members_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The members of the note that ``record`` spells: it may be anybody's, so each is looked at."""
+    figures = members.mapping(record.get("figures", {}), "'figures'")
+    return {
+        **{name: record[name] for name in _TOLD},
+        **{name: record[name] for name in ("method", "spec", "sheet") if name in record},
+        "scores": tuple(_score(task) for task in members.sequence(record["tasks"], "'tasks'")),
+        "settings": members.mapping(record["settings"], "'settings'"),
+        "options": members.mapping(record["options"], "'options'"),
+        "constituents": _texts(record["constituents"], "'constituents'"),
+        "remarks": _texts(record["remarks"], "'remarks'"),
+        "figures": {
+            name: {model: _number(value) for model, value in members.mapping(of, name).items()}
+            for name, of in figures.items()
+        },
+        "cost": Cost.from_dict(record["cost"]) if "cost" in record else None,
+    }
+
+
+def _score(task: Any) -> TaskScore:
+    given = members.mapping(task, "a task")
+    known = {m: _number(given[m]) for m in MODELS if m == "merged" or given.get(m) is not None}
+    told = {"task": given["task"], "status": given["status"], "fingerprint": given["data"]}
+    return members.built(TaskScore, {**told, **known}, "a task")
+
+
+def _texts(value: Any, what: str) -> tuple[str, ...]:
+    found = members.sequence(value, what)
+    if not all(isinstance(one, str) for one in found):
+        raise EvaluationError(f"{what} is {members.shown(value)} and should be a list of texts")
+    return tuple(found)
 
 
 def _number(value: object) -> float:
