@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from gitmerge_eval.costs import Cost
 from gitmerge_eval.differences import Differences
 from gitmerge_eval.errors import InvalidOption, UnknownName
 from gitmerge_eval.hyperparameters import Hyperparameter
@@ -291,33 +290,6 @@ class MergeSpec:
             "numeric_version": self.numeric_version,
         }
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class GroupReport:
-    """What happened to one group."""
-
-    name: str
-    state: str
-    """identical, merged, taken, added, deleted, not-averaged or conflict."""
-    remarks: tuple[str, ...] = ()
-    figures: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class MergeReport:
-    """What a merge of one checkpoint did."""
-
-    path: str
-    digest: str
-    groups: tuple[GroupReport, ...]
-    cost: Cost
-    notices: tuple[str, ...] = ()
-    """What the user should know beside: a cache that cannot be used."""
-
-    def count(self, state: str) -> int:
-        """The number of groups in ``state``."""
-        return sum(group.state == state for group in self.groups)
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,11 @@ from gitmerge_eval.merging.expansion import Composite, Expansion, Part, is_here,
 from gitmerge_eval.merging.fetching import fetch
 from gitmerge_eval.merging.joint import join, open_part
 from gitmerge_eval.merging.merge import carry_out, check_state
+from gitmerge_eval.merging.merge_report import MergeReport
 from gitmerge_eval.merging.models import Models
 from gitmerge_eval.merging.options import MergeOptions, text_of
 from gitmerge_eval.merging.planning import plan_checkpoint
 from gitmerge_eval.merging.sources import open_source
-from gitmerge_eval.records import MergeReport
 
 UNFINISHED = {
     "MERGE_HEAD": "a merge",

@@ -19,10 +19,10 @@ from gitmerge_eval.git.trees import entries
 from gitmerge_eval.merging import computing, disputes, provenance
 from gitmerge_eval.merging.choices import decided
 from gitmerge_eval.merging.disputes import Dispute, DisputedModel
+from gitmerge_eval.merging.merge_report import MergeReport
 from gitmerge_eval.merging.models import Models
 from gitmerge_eval.merging.planning import CheckpointPlan
 from gitmerge_eval.merging.staging import Staged, stage
-from gitmerge_eval.records import MergeReport
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from gitmerge_eval.errors import GitMergeEvalError, UsageError
 from gitmerge_eval.git import journal, landing, ordinary, process
 from gitmerge_eval.git.heads import gather, left_out, named_by_user
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.records import MergeReport
+from gitmerge_eval.merging.merge_report import MergeReport
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from gitmerge_eval.merging.devices import (
 )
 from gitmerge_eval.merging.engine import WORKERS, Engine
 from gitmerge_eval.merging.flops import statistics_flops
+from gitmerge_eval.merging.merge_report import GroupReport, MergeReport
 from gitmerge_eval.merging.merged_group import MergedGroup, known_records
 from gitmerge_eval.merging.output import COPIED, IsThere, ModelFiles, Output
 from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan
 from gitmerge_eval.merging.reuse import Reuse
-from gitmerge_eval.records import GroupReport, MergeReport
 
 Progress = Callable[[str, int, int], None]
 """``progress(what, done, total)`` in groups."""

@@ -26,10 +26,10 @@ from gitmerge_eval.merging import combining, computing, deciding, provenance
 from gitmerge_eval.merging.deciding import Decision, Tensors
 from gitmerge_eval.merging.devices import Resources, choose_device
 from gitmerge_eval.merging.fetching import fetch
+from gitmerge_eval.merging.merge_report import MergeReport
 from gitmerge_eval.merging.options import MergeOptions
 from gitmerge_eval.merging.peak import peak_memory
 from gitmerge_eval.merging.planning import CheckpointPlan
-from gitmerge_eval.records import MergeReport
 
 
 @dataclass(frozen=True)

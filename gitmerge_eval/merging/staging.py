@@ -25,9 +25,9 @@ from gitmerge_eval.git.trees import Entry, index_lines
 from gitmerge_eval.merging import computing
 from gitmerge_eval.merging.devices import Resources
 from gitmerge_eval.merging.fetching import fetch
+from gitmerge_eval.merging.merge_report import MergeReport
 from gitmerge_eval.merging.models import is_plain
 from gitmerge_eval.merging.planning import CheckpointPlan
-from gitmerge_eval.records import MergeReport
 
 _MARKER = b"<<<<<<< "
 

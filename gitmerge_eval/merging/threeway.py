@@ -19,11 +19,11 @@ from gitmerge_eval.merging.computing import compute
 from gitmerge_eval.merging.deciding import conflicts_in
 from gitmerge_eval.merging.devices import choose_accumulate
 from gitmerge_eval.merging.fetching import fetch
+from gitmerge_eval.merging.merge_report import MergeReport
 from gitmerge_eval.merging.options import MergeOptions
 from gitmerge_eval.merging.planning import CheckpointPlan, plan_checkpoint
 from gitmerge_eval.merging.sources import Source, as_adapter, metadata_of, open_source
 from gitmerge_eval.merging.task_vector import TASK_VECTOR
-from gitmerge_eval.records import MergeReport
 
 _SAID = 10
 """Remarks on groups that one merge prints."""
