@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from gitmerge_eval.evaluation.evaluating import ProgressCallback
 from gitmerge_eval.evaluation.note import EvaluationNote
 from gitmerge_eval.git import configuration, history, programs, scratch, trailers, worktrees
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.git.trailers import Costs, MergeTrailers
+from gitmerge_eval.git.trailers import MergeTrailers
 
 MERGED, CONFLICT, REFUSED, NOTHING = "merged", "conflict", "refused", "nothing"
 _WHO = "gitmerge-eval"
@@ -55,7 +55,6 @@ class Made:
     commit: str = ""
     record: MergeTrailers | None = None
     """How a model was merged; None where none was, or one was taken as it is."""
-    costs: Costs = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,15 +145,13 @@ def _merge(tree: Repository, heads: Sequence[str], options: Sequence[str]) -> Ma
         return Made(REFUSED, said)
     if not trailers.merge_heads(tree):
         return Made(NOTHING, said)
-    # Committed apart, so that what the merge took can be read before a hook forgets it.
-    state = trailers.read_state(tree)
     tree.run(
         *("commit", "--quiet", "--no-edit", "--no-verify"),
         environment=environment,
         config=_SETTINGS,
     )
     commit = tree.commit("HEAD")
-    return Made(MERGED, said, (), commit, trailers.read(tree, commit), state.costs if state else {})
+    return Made(MERGED, said, (), commit, trailers.read(tree, commit))
 
 
 def _said(errors: str, directory: Path) -> list[str]:
@@ -191,7 +188,7 @@ def _evaluated(
             raise EvaluationError(f"{type(error).__name__}: {error}") from error
 
     try:
-        note = scored(found.made.commit, costs=found.made.costs)
+        note = scored(found.made.commit)
     except (EvaluationError, CheckpointError) as error:
         return replace(found, remarks=(f"not evaluated: {error}",))
     tasks = [score.task for score in note.scores]
