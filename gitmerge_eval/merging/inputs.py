@@ -88,7 +88,7 @@ class Readers:
         self.store = store
         self._checked: dict[str, Path] = {}
         self._checking: dict[str, Lock] = {}
-        self._products: dict[str, ProductArray] = {}
+        self._products: dict[tuple[str, tuple[int, ...]], ProductArray] = {}
         self._readers: set[GroupReader] = set()
         self._lock = Lock()
 
@@ -141,13 +141,14 @@ class Readers:
 
     def _product(self, record: Product, slot: Slot) -> ProductArray:
         """An adapter's ΔW; the factors of a few groups stay in memory, for their next chunks."""
+        key = slot.key, record.shape  # that no weight is changed has one id for all shapes
         with self._lock:
-            found = self._products.pop(slot.key, None)
+            found = self._products.pop(key, None)
         if found is None:
             self.check(slot)
             found = ProductArray.of(record, self.store, slot.path)
         with self._lock:
-            self._products[slot.key] = found
+            self._products[key] = found
             while len(self._products) > _PRODUCTS:
                 self._products.pop(next(iter(self._products)))
         return found
