@@ -139,7 +139,9 @@ def _merge(tree: Repository, heads: Sequence[str], options: Sequence[str]) -> Ma
     said = tuple(_said(done.stderr, tree.directory))
     conflicts = tuple(tree.run("diff", "--name-only", "--diff-filter=U", "-z").fields)
     if conflicts:
-        of_git = [line for line in done.text.splitlines() if line.startswith("CONFLICT")]
+        # Of a model the groups are listed below, each in a line of its own.
+        lines = done.text.splitlines()
+        of_git = [line for line in lines if line.startswith(("CONFLICT", "  "))]
         return Made(CONFLICT, (*of_git, *said), conflicts)
     if done.status:
         return Made(REFUSED, said)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gitmerge_eval.errors import MalformedCheckpoint
+from gitmerge_eval.git.note_exchange import remote_of
 from gitmerge_eval.git.repository import Repository
 
 LARGEST_METADATA_BYTES = 256 * 2**20
@@ -60,6 +61,38 @@ def push_objects(repository: Repository, remote: str, pushed: Sequence[Update]) 
     return len(objects)
 
 
+@dataclass(frozen=True)
+class Sent:
+    """What was handed to git-lfs, which sends what the remote lacks."""
+
+    remote: str
+    tensors: int
+    missing: int
+    """Those that this clone does not have itself."""
+
+
+def push_every_tensor(repository: Repository, remote: str) -> Sent:
+    """Offer ``remote`` the tensors of every commit of this clone's branches and tags.
+
+    For what a hook could not send: a push with ``--no-verify`` leaves commits on the remote, of
+    which no later push looks at the tensors again. Raises UnknownName or UsageError for a remote
+    that is not there and GitError where it cannot be reached.
+    """
+    name = remote_of(repository, remote)
+    refs = ("for-each-ref", "--format=%(objectname)", "refs/heads", "refs/tags")
+    tips = list(dict.fromkeys(repository.text(*refs).splitlines()))
+    objects = lfs_objects(repository, _reachable(repository, tips).blobs) if tips else set()
+    if not objects:
+        return Sent(name, 0, 0)
+    from gitmerge_eval.checkpoints.lfs import ObjectStore
+
+    store = ObjectStore(repository)
+    missing = set(store.missing(objects))
+    if here := sorted(objects - missing):
+        store.push(_destination(repository, name), here)
+    return Sent(name, len(here), len(missing))
+
+
 def _destination(repository: Repository, remote: str) -> str:
     """The remote as git-lfs understands it, which takes a bare path for an address."""
     path = (repository.directory / remote).absolute()
@@ -92,6 +125,11 @@ def _new(repository: Repository, remote: str, pushed: Sequence[Update]) -> _List
         has += repository.text(
             "for-each-ref", "--format=%(objectname)", f"refs/remotes/{remote}/"
         ).splitlines()
+    return _reachable(repository, tips, has)
+
+
+def _reachable(repository: Repository, tips: Sequence[str], has: Sequence[str] = ()) -> _Listing:
+    """What ``tips`` reach, and ``has`` does not."""
     # Not '--not' and '--remotes': options are read from standard input since Git 2.42 only.
     revisions = (*tips, *(f"^{commit}" for commit in has))
     listing = repository.run("rev-list", "--objects", "--stdin", stdin=_lines(revisions))

@@ -164,8 +164,8 @@ def _record(
     if any(source.models > 1 for source in plan.constituents):
         return False  # by hand it stands for nobody
     models = {plan.spec.path: staged.files}
-    # The heads in their order, or what takes part in their place.
-    order = dict.fromkeys([ours, theirs, *(one.commit for one in plan.constituents)])
+    # In the order of the heads, which the plan need not have.
+    order = [origin.commit for origin in model.conflict.constituents]
     record = provenance.record(model.chosen.method, [plan], models, order)
     record = replace(record, resolutions=_resolutions(model))
     merged = provenance.merged_models([plan], models)

@@ -288,6 +288,30 @@ def test_what_replaces_a_commit_hides_nothing(repository, bare):
     assert kinds(found(bare, "left^!")) == [("text-merge", "wrong")]
 
 
+@pytest.mark.parametrize(
+    ("lines", "verdict", "problem"),
+    [
+        ("Merge-Method: average", "wrong", "none of its constituents"),
+        (
+            "Merge-Method: averge\nMerge-Constituent: {a} a",
+            "unknown",
+            "'averge', which is no method",
+        ),
+    ],
+)
+def test_trailers_that_nobody_could_recompute(repository, lines, verdict, problem):
+    commit = forge(repository.folder / ".git", "left", "right")
+    model = repository.git.blob_id(commit, MODEL)
+    record = lines.format(a=repository.git.commit("left"))
+    message = f"words\n\n{record}\nMerge-Model: {model} {MODEL}\n"
+    parents = ("-p", f"{commit}^1", "-p", f"{commit}^2")
+    junk = repository.git.text("commit-tree", f"{commit}^{{tree}}", *parents, "-m", message)
+    result = found(repository, f"{junk}^!")
+    assert ("torn-trailers", verdict) in kinds(result)
+    assert not result.sound
+    assert problem in result.findings[0].problem
+
+
 def test_trailers_that_name_thousands_of_models(repository):
     lines = "".join(f"Merge-Model: {'1' * 40} {number}\n" for number in range(3000))
     message = f"words\n\nMerge-Method: average\n{lines}"

@@ -77,6 +77,23 @@ def test_statistics_that_are_old_or_added_up_are_no_fault(repository):
     assert (result.sound, kinds(result)) == (True, [])
 
 
+def test_statistics_that_a_rebase_brought_along_can_be_put_right(repository):
+    repository.run("switch", "--quiet", "--create", "moved", "main")
+    repository.save(fine_tuned(BASE, 21))
+    repository.commit("main goes on")
+    repository.run("switch", "--quiet", "a")
+    repository.run("rebase", "--quiet", "moved")
+    result = found(repository, "moved..HEAD")
+    assert set(kinds(result)) == {("statistic", "wrong")}
+    assert "a rebase or a cherry-pick brings it along" in result.findings[0].problem
+    repository.add_statistics(statistics_for(BASE, 22))
+    repository.commit("statistics of the rebased model")
+    result = found(repository, "moved..HEAD")
+    assert (result.sound, set(kinds(result))) == (True, {("stale-statistic", "remark")})
+    # As long as nobody looks at the commits alone.
+    assert not found(repository, "moved..HEAD^").sound
+
+
 def test_a_sum_of_statistics_that_was_tampered_with(repository):
     """The merge of a merge would lean to where the sum says."""
     repository.merge("-Xmethod=regmean", "a", "b")

@@ -15,7 +15,7 @@ from models import MODEL, ModelRepository, base_model, fine_tuned
 from small_repositories import copied, settle
 
 from gitmerge_eval import cli, resolving
-from gitmerge_eval.git import conflicts
+from gitmerge_eval.git import conflicts, trailers
 from gitmerge_eval.merging import staging
 from gitmerge_eval.verifying import verify
 
@@ -155,6 +155,24 @@ def test_a_merge_in_conflict_is_merged_by_its_method_and_verifies(repository):
         found = verify(repository.git, "HEAD")
         assert not found.sound
         assert why in str(found)
+
+
+def test_of_a_joint_merge_the_weights_stay_in_the_order_of_the_heads(repository):
+    repository.run("switch", "--quiet", "--create", "joint", "main")
+    repository.merge("-Xmethod=average", "theirs", "ours")
+    weights = ("-Xmethod=average", "-Xweights=1,2,7")
+    done = repository.merge(*weights, "wider", status=1)
+    assert "'joint' is a merge" in done.stdout
+    resolve(repository, "--ours")
+    repository.run("commit", "--quiet", "--no-edit")
+    record = trailers.read(repository.git, "HEAD")
+    assert [name for _, name in record.constituents] == ["theirs", "ours", "wider"]
+    assert verify(repository.git, "HEAD").sound
+    expected = sum(
+        weight * model["first.weight"].double()
+        for weight, model in zip((1, 2, 7), (THEIRS, OURS, WIDER), strict=True)
+    )
+    torch.testing.assert_close(repository.tensors()["first.weight"], (expected / 10).float())
 
 
 def test_a_model_edited_after_it_was_resolved_has_no_trailers(repository):

@@ -161,7 +161,7 @@ def test_no_remote_a_wrong_one_and_one_that_is_away(clones, commit_in, tmp_path)
         ):
             sharing.sync(one, dry_run=dry)
     assert measured(one) == before
-    with pytest.raises(UsageError, match="has no remote to exchange notes with"):
+    with pytest.raises(UsageError, match="this repository has no remote; add one"):
         sharing.sync(commit_in)
     for name in ("a", "b"):
         commit_in.run("remote", "add", name, "x")

@@ -115,6 +115,8 @@ class _Auditing:
             if exists(blob)
         )
         ends = history.ends_of_history(self.repository)
+        parents = {parent for one in commits for parent in one.parents}
+        tips = [one.commit for one in commits if one.commit not in parents]
         for number, one in enumerate(commits):
             paths = marked.get(one.commit, set())
             if one.commit in ends and models.unnamed(one, paths):
@@ -123,7 +125,7 @@ class _Auditing:
             self.merges += attested or (one.is_merge and bool(paths))
             whole = not ends
             yield from models.in_models(self.repository, one, paths, contents, complete=whole)
-            yield from statistics.in_statistics(self.repository, one, complete=whole)
+            yield from statistics.in_statistics(self.repository, one, complete=whole, tips=tips)
             yield from self._objects(one, paths, contents)
             if self.depth.recompute and attested:
                 yield from self._recompute(one)

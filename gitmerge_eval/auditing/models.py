@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
+from gitmerge_eval import methods
 from gitmerge_eval.auditing.contents import Contents
 from gitmerge_eval.auditing.findings import REMARK, UNKNOWN, Finding, exists
 from gitmerge_eval.checkpoints.sharded import is_index
@@ -96,6 +97,8 @@ def in_models(
             if _is_merged(repository, one, path):
                 yield _unrecorded(one, path, one.changes[path], contents)
     yield from _trailers(repository, one, recorded)
+    if attested(repository, one):
+        yield from _hollow(one)
     if one.is_merge and complete and attested(repository, one):
         yield from _strangers(repository, one)
 
@@ -193,6 +196,24 @@ def _trailers(
         yield Finding.of(
             one, "", "torn-trailers", "its Merge-* trailers name no method, or are not readable: "
             "they mean nothing", REMARK,
+        )  # fmt: skip
+
+
+def _hollow(one: RecordedCommit) -> Iterator[Finding]:
+    """Trailers that anybody can write and nobody could recompute."""
+    assert one.record is not None
+    if not one.record.constituents:
+        yield Finding.of(
+            one, "", "torn-trailers",
+            "its trailers name a merged model and none of its constituents, so that no merge can "
+            "be told from them; merge again",
+        )  # fmt: skip
+    elif one.record.method not in methods.load():
+        yield Finding.of(
+            one, "", "torn-trailers",
+            f"its trailers say that it was merged by '{one.record.method}', which is no method "
+            "here; install the package that provides it, or merge again",
+            UNKNOWN,
         )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ two checkpoints, and the commit that had it first is named.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -48,11 +48,16 @@ class Binding:
 
 
 def in_statistics(
-    repository: Repository, one: RecordedCommit, *, complete: bool = True
+    repository: Repository,
+    one: RecordedCommit,
+    *,
+    complete: bool = True,
+    tips: Collection[str] = (),
 ) -> Iterator[Finding]:
     """What is to be said of the statistics that one commit adds, or binds anew.
 
     Where the history is not ``complete`` (a shallow clone), a checkpoint may have been there.
+    ``tips`` are the last commits of the range: what a later one has replaced is no fault.
     """
     touched = {path for path in one.changes if statistics_index.is_statistic(path)}
     for index in sorted({str(PurePosixPath(path).with_name("index.json")) for path in touched}):
@@ -66,7 +71,10 @@ def in_statistics(
             known |= _claims(repository, parent, index)
         for binding in bindings:
             if binding.claim not in known:
-                yield from _checked(repository, one, binding, complete)
+                settled = bool(tips) and all(
+                    binding.claim not in _claims(repository, tip, index) for tip in tips
+                )
+                yield from _checked(repository, one, binding, complete, settled)
 
 
 def _claims(repository: Repository, commit: str, index: str) -> set[tuple[str, str]]:
@@ -94,7 +102,7 @@ def _bindings(repository: Repository, commit: str, index: str) -> Iterator[Bindi
 
 
 def _checked(
-    repository: Repository, one: RecordedCommit, binding: Binding, complete: bool
+    repository: Repository, one: RecordedCommit, binding: Binding, complete: bool, settled: bool
 ) -> Iterator[Finding]:
     own = _identity(repository, one.commit, binding.checkpoint)
     of = binding.entry.checkpoint
@@ -115,11 +123,19 @@ def _checked(
             "compute it again with 'gitmerge-eval stats'",
             REMARK,
         )  # fmt: skip
+    elif complete and settled:
+        yield Finding.of(
+            one, binding.file, "stale-statistic",
+            f"{what} is of another checkpoint ({of[:10]}), as after a rebase; a later commit has "
+            "replaced it",
+            REMARK,
+        )  # fmt: skip
     elif complete:
         yield Finding.of(
             one, binding.file, "statistic",
-            f"{what} is of another checkpoint ({of[:10]}), which this branch never had; compute "
-            "it with 'gitmerge-eval stats'",
+            f"{what} is of another checkpoint ({of[:10]}), which this branch never had (a rebase "
+            "or a cherry-pick brings it along); compute it again with 'gitmerge-eval stats' and "
+            "commit that on top, or 'git rm' it",
         )  # fmt: skip
     else:
         yield Finding.of(

@@ -322,7 +322,8 @@ class ObjectStore:
         one = f"LFS object {object_ids[0][:12]} is"
         return MissingObject(
             f"{one if len(object_ids) == 1 else several} not in {self.folder / 'objects'} {why}; "
-            "add a remote that has them, or ask whoever made the commit to push again"
+            "add a remote that has them, or ask whoever made the commit to run 'gitmerge-eval "
+            "push-tensors'"
         )
 
 

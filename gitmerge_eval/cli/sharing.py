@@ -1,4 +1,4 @@
-"""``notes``: results exchanged with a remote."""
+"""``notes`` and ``push-tensors``: what is exchanged with a remote beside commits."""
 
 from __future__ import annotations
 
@@ -12,6 +12,30 @@ notes = typer.Typer(help="Exchange results with the clones of others.", no_args_
 def add_to(application: typer.Typer) -> None:
     """Register the commands."""
     application.add_typer(notes, name="notes")
+    application.command("push-tensors")(push_tensors)
+
+
+def push_tensors(
+    remote: str = typer.Argument("", help="A remote; the one that this branch is pushed to."),
+    as_json: bool = typer.Option(False, "--json", help="Machine-readable."),
+) -> None:
+    """Send a remote the tensors that it lacks of any commit of the branches and tags here.
+
+    'git push' does this by itself for what it pushes, unless its hooks are switched off
+    ('git push --no-verify').
+    """
+    from dataclasses import asdict
+
+    from gitmerge_eval import pushing
+    from gitmerge_eval.git.repository import Repository
+
+    sent = pushing.push_every_tensor(Repository.here(), remote)
+    if as_json:
+        print_json(asdict(sent))
+        return
+    print(f"{sent.tensors} tensors offered to '{sent.remote}', which has taken what it lacked")
+    if sent.missing:
+        print(f"{sent.missing} others are not in this clone")
 
 
 @notes.command()

@@ -32,7 +32,7 @@ def remote_of(repository: Repository, name: str = "") -> str:
     raise UsageError(
         f"name one of the remotes {', '.join(known)}: this branch is pushed to none of them"
         if known
-        else "this repository has no remote to exchange notes with; add one with 'git remote add'"
+        else "this repository has no remote; add one with 'git remote add'"
     )
 
 

@@ -52,9 +52,10 @@ class Decision:
     @property
     def sources(self) -> list[Source]:
         """The constituents of the merge in the order of the heads, not in the plan's own."""
-        if self.plan is None or self.joint is None:
+        plan = self.plan or self.disputed
+        if plan is None or self.joint is None:
             return []
-        by_commit = {source.commit: source for source in self.plan.constituents}
+        by_commit = {source.commit: source for source in plan.constituents}
         return [by_commit[part.commit] for part in self.joint.parts]
 
 
@@ -269,7 +270,9 @@ class _Deciding:
             message = conflict.message
             if plan.in_state("conflict"):
                 message += ", or take one side of each with 'gitmerge-eval resolve'"
-            return replace(conflict, disputed=plan, sides=self._sides(base), message=message)
+            return replace(
+                conflict, disputed=plan, joint=joint, sides=self._sides(base), message=message
+            )
         return Decision(self.path, "merged", files, origin, plan, joint)
 
     def _join(self, commits: Iterable[str]) -> Joint:

@@ -308,7 +308,6 @@ def _remember(repository: Repository, decision: Decision, options: MergeOptions)
     """How the groups of a model in conflict were to be merged, for 'gitmerge-eval resolve'."""
     if decision.disputed is None:
         return
-    sources = decision.disputed.constituents
     conflicts.remember(
         repository,
         conflicts.Conflict(
@@ -320,6 +319,6 @@ def _remember(repository: Repository, decision: Decision, options: MergeOptions)
             options.method.name,
             options.items,
             decision.sides,
-            tuple(conflicts.Origin(s.commit, s.path, s.label, s.models) for s in sources),
+            tuple(conflicts.Origin(s.commit, s.path, s.label, s.models) for s in decision.sources),
         ),
     )

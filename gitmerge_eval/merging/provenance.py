@@ -152,7 +152,7 @@ def _told(joint: Joint, heads: bool) -> Iterator[str]:
     for head, names in joint.expanded.items() if heads else ():
         yield (
             f"'{head}' is a merge: its constituents take part in its place ({', '.join(names)}); "
-            f"'{head}' as it is would with --strategy-option=constituents={HEADS}"
+            f"to merge '{head}' as one model, add --strategy-option=constituents={HEADS}"
         )
     names_of = {part.commit: part.name for part in joint.parts}
     for commit, leaves in joint.combined.items():

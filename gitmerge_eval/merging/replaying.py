@@ -25,13 +25,15 @@ def prepared(
 ) -> tuple[Heads, MergeOptions, tuple[str, ...]]:
     """The heads and options of the merge under way, and what is to be said of them.
 
-    They are those of the merge that a rebase is making again, unless ``items`` name a method; else
-    those that the command and the configuration ask for.
+    They are those of the merge that a rebase is making again, the names only where ``items`` name a
+    method; else those that the command and the configuration ask for.
     """
     settings = merge_options.settings(repository)
-    replay = replayed(repository) if "method" not in dict(items) else None
+    replay = replayed(repository)
     if replay is None:
         return heads, merge_options.parse(items, settings), ()
+    if "method" in dict(items):
+        return renamed(repository, heads, replay), merge_options.parse(items, settings), ()
     chosen = _options(repository, replay, items)
     said = f"merging again by '{chosen.method.name}', with the options of {replay.commit[:10]}"
     return renamed(repository, heads, replay), chosen, (said,)

@@ -130,6 +130,14 @@ def test_an_explicit_method_wins(repository):
     assert trailers.read(repository.git, "HEAD").method == "average"
 
 
+def test_with_another_method_the_names_stay(repository):
+    made(repository, "two", "a", "b", "c")
+    repository.run("rebase", *THETA, "-Xmethod=average", "moved")
+    record = trailers.read(repository.git, "HEAD")
+    assert record.method == "average"
+    assert [name for _, name in record.constituents] == ["two", "b", "c"]
+
+
 def test_a_base_that_was_asked_for_is_kept(repository):
     repository.run("switch", "--quiet", "--create", "origin", "main")
     repository.save(fine_tuned(BASE, 30))
