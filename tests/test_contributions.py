@@ -241,6 +241,16 @@ def test_what_one_constituent_lacks_is_named(honest):
     assert found.groups == 6
 
 
+def test_heads_that_are_merges_are_taken_apart_as_by_a_merge(honest):
+    (together,) = contributions.of_heads(honest.git, NAMES)
+    honest.merge("--strategy-option=method=average", *NAMES[:2])
+    (found,) = contributions.of_heads(honest.git, NAMES)
+    assert found.constituents == together.constituents
+    assert found.modules == together.modules
+    assert any(f"'{NAMES[0]}' is merged already" in remark for remark in found.remarks)
+    assert any("'main' is a merge: its constituents" in remark for remark in found.remarks)
+
+
 def test_wrong_revisions_say_what_to_do(honest, run):
     with pytest.raises(UsageError, match="gitmerge-eval log"):
         contributions.of_merge(honest.git, "main")

@@ -321,7 +321,7 @@ class ObjectStore:
         several = f"{len(object_ids)} LFS objects ({object_ids[0][:12]}, …) are"
         one = f"LFS object {object_ids[0][:12]} is"
         return MissingObject(
-            f"{one if len(object_ids) == 1 else several} not in {self.folder / 'objects'} {why}; "
+            f"{one if len(object_ids) == 1 else several} not in this clone {why}; "
             "add a remote that has them, or ask whoever made the commit to run 'gitmerge-eval "
             "push-tensors'"
         )

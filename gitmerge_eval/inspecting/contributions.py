@@ -15,25 +15,23 @@ from typing import Any
 import numpy as np
 
 from gitmerge_eval import methods
-from gitmerge_eval.checkpoints import statistics_index
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.modules import modules, natural
 from gitmerge_eval.errors import MissingBase, UsageError
 from gitmerge_eval.git import trailers
-from gitmerge_eval.git.heads import base_for, resolve
+from gitmerge_eval.git.heads import left_out, resolve
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.git.trailers import MergeTrailers, merge_of_ours
-from gitmerge_eval.git.trees import entries
 from gitmerge_eval.inspecting import weights
 from gitmerge_eval.inspecting.outliers import marks
 from gitmerge_eval.inspecting.reading import Array, Progress, Sums, Wanted, measured, slot
-from gitmerge_eval.merging import adapters
+from gitmerge_eval.merging import adapters, deciding, provenance
+from gitmerge_eval.merging import options as merge_options
 from gitmerge_eval.merging.computing import silent
 from gitmerge_eval.merging.deciding import touched
-from gitmerge_eval.merging.models import Models
 from gitmerge_eval.merging.options import text_of
 from gitmerge_eval.merging.planning import FLOATING
-from gitmerge_eval.merging.sources import Source, open_source, value_of
+from gitmerge_eval.merging.sources import Source, value_of
 from gitmerge_eval.verifying import models_of, sources_from
 
 WHOLE = "whole model"
@@ -141,28 +139,25 @@ def of_heads(
     base: str | None = None,
     progress: Progress = silent,
 ) -> list[Contributions]:
-    """What the heads would contribute to each model if they were merged into HEAD now.
+    """What would contribute to each model if the heads were merged into HEAD now: the heads, or
+    what those are made of that are merges, as ``git merge`` takes them.
 
     Raises as :func:`of_merge` does; UsageError where no model differs between them.
     """
     heads = resolve(repository, revisions)
-    paths = {p for p in touched(repository, heads) if not statistics_index.is_statistic(p)}
-    commits = {c: entries(repository, c) for c in (*heads.candidates, *heads.bases)}
+    given = [("method", "average"), *([("base", base)] if base else [])]
+    options = merge_options.parse(given, {})
+    paths = touched(repository, heads)
+    decisions = deciding.decide(repository, heads, options, paths).decisions
+    remarks = (*left_out(repository, revisions, heads), *provenance.told(decisions))
     found = []
-    for path in sorted(Models(repository).group(paths, commits.values())):
-        origin = base_for(repository, heads, path, base)
-        known = commits.get(origin or "") or (entries(repository, origin) if origin else {})
-        original = (
-            open_source(repository, origin, path, "the base")
-            if origin and Models(repository).files(path, known)
-            else None
-        )
-        sources = [
-            open_source(repository, commit, path, heads.name(commit))
-            for commit in heads.candidates
-            if Models(repository).files(path, commits[commit])
-        ]
-        found.append(_contributions(repository, path, original, sources, weights.KINDS, progress))
+    for decision in decisions:
+        plan = decision.plan or decision.disputed
+        if plan is not None:
+            one = _contributions(
+                repository, decision.path, plan.base, decision.sources, weights.KINDS, progress
+            )
+            found.append(replace(one, remarks=(*remarks, *one.remarks)))
     if not found:
         raise UsageError(f"no model differs between HEAD and {', '.join(revisions)}")
     return found
