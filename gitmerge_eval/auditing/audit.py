@@ -6,7 +6,6 @@ Without recomputation nothing but commits and metadata is read: no tensor, no wo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -27,13 +26,12 @@ from gitmerge_eval.checkpoints.metadata import GroupRecord
 from gitmerge_eval.errors import CheckpointError, CorruptObject, GitError, InvalidOption
 from gitmerge_eval.git import history
 from gitmerge_eval.git.history import RecordedCommit
-from gitmerge_eval.git.repository import Repository
+from gitmerge_eval.git.repository import FULL_ID, Repository
 from gitmerge_eval.merging.computing import Progress, silent
 from gitmerge_eval.merging.devices import DEFAULT_RESOURCES, Resources
 
 ALLOW_KEY = "merge-eval.allow"
 """Commits that a reviewer has accepted, by full id; a configuration key with several values."""
-_FULL_ID = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def _configured(repository: Repository) -> set[str]:
     found = set(repository.run("config", "--get-all", ALLOW_KEY, check=False).text.split())
     for commit in found:
         # A name could be moved to something that nobody has looked at.
-        if not _FULL_ID.fullmatch(commit):
+        if not FULL_ID.fullmatch(commit):
             raise InvalidOption(f"'{ALLOW_KEY}' is '{commit}'; give the full id of a commit")
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
@@ -12,11 +11,10 @@ from gitmerge_eval.auditing.findings import REMARK, UNKNOWN, Finding, exists
 from gitmerge_eval.checkpoints.sharded import is_index
 from gitmerge_eval.checkpoints.statistics_index import is_statistic
 from gitmerge_eval.git.history import Change, RecordedCommit
-from gitmerge_eval.git.repository import Repository
+from gitmerge_eval.git.repository import FULL_ID, Repository
 from gitmerge_eval.git.trees import COMPANIONS, moved_whole, tensor_paths_in_trees
 from gitmerge_eval.merging.models import single_of
 
-_FULL_ID = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 MOST_MODELS = 2000
 """Files that a commit's trailers may name: each is looked up, and anybody may write a message."""
 
@@ -99,8 +97,8 @@ def in_models(
     yield from _trailers(repository, one, recorded)
     if attested(repository, one):
         yield from _hollow(one)
-    if one.is_merge and complete and attested(repository, one):
-        yield from _strangers(repository, one)
+        if one.is_merge and complete:
+            yield from _strangers(repository, one)
 
 
 def unnamed(one: RecordedCommit, paths: set[str]) -> set[str]:
@@ -237,7 +235,7 @@ def _strangers(repository: Repository, one: RecordedCommit) -> Iterator[Finding]
 
 def _reaches(repository: Repository, one: RecordedCommit, commit: str) -> bool:
     """Whether a merge has a commit behind it, or a commit whose trailers name it."""
-    if not _FULL_ID.fullmatch(commit):
+    if not FULL_ID.fullmatch(commit):
         return False
     if repository.succeeds("merge-base", "--is-ancestor", commit, one.commit):
         return True

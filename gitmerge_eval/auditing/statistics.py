@@ -8,7 +8,6 @@ two checkpoints, and the commit that had it first is named.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -20,14 +19,13 @@ from gitmerge_eval.checkpoints.sharded import is_index
 from gitmerge_eval.checkpoints.statistics_index import StatisticEntry
 from gitmerge_eval.errors import CheckpointError, GitMergeEvalError, MalformedCheckpoint
 from gitmerge_eval.git.history import RecordedCommit
-from gitmerge_eval.git.repository import Repository
+from gitmerge_eval.git.repository import FULL_ID, Repository
 from gitmerge_eval.merging.models import single_of
 from gitmerge_eval.merging.sources import open_source, value_of
 
 _FOLDERS = f":(glob)**/{statistics_index.FOLDER}/*"
 _MOST_ORIGINS, _MOST_VERSIONS = 20, 50
 """How many commits are asked for the owner of a file, and for versions of a model in shards."""
-_ID = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -71,10 +69,7 @@ def in_statistics(
             known |= _claims(repository, parent, index)
         for binding in bindings:
             if binding.claim not in known:
-                settled = bool(tips) and all(
-                    binding.claim not in _claims(repository, tip, index) for tip in tips
-                )
-                yield from _checked(repository, one, binding, complete, settled)
+                yield from _checked(repository, one, binding, complete, tips)
 
 
 def _claims(repository: Repository, commit: str, index: str) -> set[tuple[str, str]]:
@@ -92,7 +87,7 @@ def _bindings(repository: Repository, commit: str, index: str) -> Iterator[Bindi
     for name, kinds in statistics_index.parse(repository.blob(blob)).items():
         for kind, entry in kinds.items():
             file = str(folder / entry.path)
-            if not _ID.fullmatch(entry.checkpoint):
+            if not FULL_ID.fullmatch(entry.checkpoint):
                 raise MalformedCheckpoint(
                     f"'{index}' names no checkpoint of '{file}' but {entry.checkpoint[:80]!r}; "
                     "compute the statistics again with 'gitmerge-eval stats'"
@@ -102,7 +97,11 @@ def _bindings(repository: Repository, commit: str, index: str) -> Iterator[Bindi
 
 
 def _checked(
-    repository: Repository, one: RecordedCommit, binding: Binding, complete: bool, settled: bool
+    repository: Repository,
+    one: RecordedCommit,
+    binding: Binding,
+    complete: bool,
+    tips: Collection[str],
 ) -> Iterator[Finding]:
     own = _identity(repository, one.commit, binding.checkpoint)
     of = binding.entry.checkpoint
@@ -123,7 +122,7 @@ def _checked(
             "compute it again with 'gitmerge-eval stats'",
             REMARK,
         )  # fmt: skip
-    elif complete and settled:
+    elif complete and _is_replaced(repository, binding, tips):
         yield Finding.of(
             one, binding.file, "stale-statistic",
             f"{what} is of another checkpoint ({of[:10]}), as after a rebase; a later commit has "
@@ -144,6 +143,12 @@ def _checked(
             "fetch --unshallow'",
             UNKNOWN,
         )  # fmt: skip
+
+
+def _is_replaced(repository: Repository, binding: Binding, tips: Collection[str]) -> bool:
+    """Whether none of the last commits has the statistic as it is."""
+    index = statistics_index.index_path(binding.checkpoint)
+    return bool(tips) and all(binding.claim not in _claims(repository, tip, index) for tip in tips)
 
 
 def _identity(repository: Repository, commit: str, path: str) -> str | None:

@@ -8,19 +8,17 @@ that one is put together here, record by record against the version that both go
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gitmerge_eval.errors import GitError
 from gitmerge_eval.git import notes
-from gitmerge_eval.git.repository import NULL_ID, Repository
+from gitmerge_eval.git.repository import FULL_ID, NULL_ID, Repository
 
 SCRATCH = "refs/notes/uniting/"
 """Where a union is put together, a ref for each process; nothing shows these refs."""
 
-_OBJECT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 Records = Sequence[dict[str, Any]]
 Table = Callable[[Records], str]
@@ -216,7 +214,7 @@ def _listed(repository: Repository, notes_commit: str) -> dict[str, str]:
         _, kind, blob = entry.split()
         # Git spreads many notes over folders: 'ab/cdef…' is of 'abcdef…'.
         name = path.replace("/", "")
-        if kind == "blob" and _OBJECT.fullmatch(name):
+        if kind == "blob" and FULL_ID.fullmatch(name):
             found[name] = blob
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,8 @@ from pathlib import Path
 from gitmerge_eval.errors import GitError
 
 NULL_ID = "0" * 40
+FULL_ID = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
+"""An object's id that is not shortened, of either hash."""
 _ENGLISH = {"LANGUAGE": "C", "LC_ALL": "C"}
 """Git's messages are read here and quoted to the user beside our own."""
 EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
