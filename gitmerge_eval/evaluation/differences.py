@@ -50,8 +50,5 @@ def differences(before: EvaluationNote, now: EvaluationNote) -> Iterator[Differe
 
 def evaluation_of(repository: Repository, commits: tuple[str, ...]) -> EvaluationNote | None:
     """The latest evaluation on test data that the first of the commits with one has."""
-    for commit in commits:
-        found = [n for n in evaluating.show(repository, commit) if n.split == "test"]
-        if found:
-            return found[-1]
-    return None
+    notes = (evaluating.latest_note(repository, commit) for commit in commits)
+    return next((note for note in notes if note is not None), None)

@@ -129,6 +129,15 @@ def show(
     return note_records.evaluations(note_union.records_of(repository, revision, fetched))
 
 
+def latest_note(repository: Repository, commit: str) -> EvaluationNote | None:
+    """The latest evaluation on test data in the commit's note, or None.
+
+    Raises EvaluationError where the note cannot be read.
+    """
+    found = show(repository, commit)
+    return next((note for note in reversed(found) if note.split == "test"), None)
+
+
 def results_path(repository: Repository) -> Path:
     """The cache of scores, shared by all work trees."""
     return repository.common_directory / FOLDER / "results.sqlite"

@@ -87,15 +87,6 @@ def method_text(trailers: MergeTrailers) -> str:
     return f"{method}, chosen by a sweep" if trailers.sweep else method
 
 
-def latest_note(repository: Repository, commit: str) -> EvaluationNote | None:
-    """The latest evaluation on test data in the commit's note, or None.
-
-    Raises EvaluationError where the note cannot be read.
-    """
-    found = evaluating.show(repository, commit)
-    return next((note for note in reversed(found) if note.split == "test"), None)
-
-
 class _Walk:
     """One listing, with what it has found so far."""
 
@@ -140,7 +131,7 @@ class _Walk:
     def _note(self, commit: str) -> tuple[EvaluationNote | None, str]:
         if commit not in self._notes:
             try:
-                self._notes[commit] = latest_note(self.repository, commit), ""
+                self._notes[commit] = evaluating.latest_note(self.repository, commit), ""
             except EvaluationError as error:
                 self._notes[commit] = None, str(error)
         return self._notes[commit]
