@@ -17,7 +17,6 @@ from gitmerge_eval.errors import (
     GitError,
     InvalidOption,
     MergeRefused,
-    MissingObject,
     UnknownName,
 )
 from gitmerge_eval.evaluation.parts import own_declarations
@@ -30,15 +29,13 @@ from gitmerge_eval.merging import options as merge_options
 from gitmerge_eval.merging.computing import Progress, silent
 from gitmerge_eval.merging.deciding import Decision, Tensors, conflicts_in, with_statistics
 from gitmerge_eval.merging.devices import choose_accumulate, choose_device
-from gitmerge_eval.merging.expansion import Composite, Expansion, Part, is_here, path_in
-from gitmerge_eval.merging.fetching import fetch
-from gitmerge_eval.merging.joint import join, open_part
-from gitmerge_eval.merging.merge import carry_out, check_state
+from gitmerge_eval.merging.expansion import Composite, Expansion, Part, is_here
+from gitmerge_eval.merging.joint import join, open_base, open_parts
+from gitmerge_eval.merging.merge import carry_out, check_state, fetched
 from gitmerge_eval.merging.merge_report import MergeReport
 from gitmerge_eval.merging.models import Models
 from gitmerge_eval.merging.options import MergeOptions, text_of
 from gitmerge_eval.merging.planning import plan_checkpoint
-from gitmerge_eval.merging.sources import open_source
 
 UNFINISHED = {
     "MERGE_HEAD": "a merge",
@@ -97,7 +94,7 @@ def remerge(
     """
     recovered = tuple(journal.recover(repository))
     remerging = _Remerging(repository, names, items)
-    tensors = remerging.decided()
+    tensors = fetched(repository, remerging.decide)
     done = remerging.described(tensors)
     done = replace(done, remarks=(*recovered, *done.remarks))
     if remerging.is_what_head_is(tensors):
@@ -245,18 +242,8 @@ class _Remerging:
             )
         return chosen
 
-    def decided(self) -> Tensors:
-        """What becomes of every model, with all tensors that it takes in the store."""
-        store = ObjectStore(self.repository)
-        tensors = self._tensors(None)
-        try:
-            fetch(store, tensors.plans)
-        except MissingObject:
-            tensors = self._tensors(store)
-            fetch(store, tensors.plans)
-        return tensors
-
-    def _tensors(self, without: ObjectStore | None) -> Tensors:
+    def decide(self, without: ObjectStore | None) -> Tensors:
+        """What becomes of every model; ``without`` is a store that could not fetch everything."""
         decisions = [self._decide(path, without) for path in self.composites]
         commits = {part.commit for one in decisions if one.joint for part in one.joint.parts}
         files: dict[str, Mapping[str, Entry]] = {self.head: self.files}
@@ -267,24 +254,18 @@ class _Remerging:
         whole = Part(self.head, self.heads.name(self.head), path)
         options = replace(self.options, constituents="leaves")
         joint = join(self.expansion, self.heads, options, [whole], without, self.dropped)
-        base = None
-        if joint.base is not None:
-            there = path_in(self.repository, joint.base, path, self.head)
-            if there is not None:
-                base = open_source(self.repository, joint.base, there, "the base")
-        opened = [(part, open_part(self.repository, part)) for part in joint.parts]
-        opened = [pair for pair in opened if base is None or not pair[1].equals(base)]
-        if not opened:
+        base = open_base(self.repository, joint.base, path, self.head)
+        joint, sources = open_parts(self.repository, joint, base)
+        if not sources:
             listed = ", ".join(f"'{part.name}'" for part in self.dropped.values())
             raise MergeRefused(
                 f"nothing is left of '{path}' without {listed}: the last constituent cannot be "
                 "dropped; take the merge back with 'git revert -m 1', or the base's model with "
                 f"'git checkout {joint.base or '<base>'} -- {path}'"
             )
-        joint = replace(joint, parts=tuple(part for part, _ in opened))
         choose_device(self.options.resources.device, self.options.method)
         plan = plan_checkpoint(
-            self.repository, path, self.options, base, [source for _, source in opened],
+            self.repository, path, self.options, base, sources,
             choose_accumulate(self.options.accumulate),
         )  # fmt: skip
         if reason := conflicts_in(plan):

@@ -28,7 +28,7 @@ from gitmerge_eval.merging.comparing import compare, written_model
 from gitmerge_eval.merging.computing import Progress, compute, silent
 from gitmerge_eval.merging.devices import DEFAULT_RESOURCES, Resources
 from gitmerge_eval.merging.expansion import Composite, Expansion, at, path_in, require
-from gitmerge_eval.merging.joint import open_part
+from gitmerge_eval.merging.joint import open_base, open_part
 from gitmerge_eval.merging.models import is_plain
 from gitmerge_eval.merging.planning import CheckpointPlan, plan_checkpoint
 from gitmerge_eval.merging.sources import Source, open_source, value_of
@@ -239,12 +239,9 @@ def sources_from(
     """The base and the constituents of the model at ``path`` of ``merge``, as its trailers name
     them; GitError where one is not in this clone."""
     composite = Composite(merge, record, path)
-    base = None
     if composite.base is not None:
         require(repository, composite.base, "the base")
-        there = path_in(repository, composite.base, path, merge)
-        if there is not None:
-            base = open_source(repository, composite.base, there, "the base")
+    base = open_base(repository, composite.base, path, merge)
     parts = Expansion(repository).children(composite)
     for part in parts:
         require(repository, part.commit, f"the constituent '{part.name}'")

@@ -15,8 +15,8 @@ from gitmerge_eval.git.repository import EMPTY_TREE, Repository
 from gitmerge_eval.git.textmerge import StagedEntry
 from gitmerge_eval.git.trees import Entry, changed_tensor_paths, entries, renames
 from gitmerge_eval.merging.devices import choose_accumulate, choose_device
-from gitmerge_eval.merging.expansion import Expansion, Part, path_in
-from gitmerge_eval.merging.joint import Joint, join, open_part
+from gitmerge_eval.merging.expansion import Expansion, Part
+from gitmerge_eval.merging.joint import Joint, join, open_base, open_parts
 from gitmerge_eval.merging.models import Models, is_plain, refuse_both
 from gitmerge_eval.merging.options import MergeOptions
 from gitmerge_eval.merging.planning import CheckpointPlan, plan_checkpoint
@@ -250,16 +250,12 @@ class _Deciding:
         joint = self._join(changed)
         base = None
         if joint.is_of_leaves:
-            base = self._open_base(joint.base, origin)
+            base = open_base(self.repository, joint.base, self._path_in(origin), origin)
         elif base_commit and original:
             base = open_source(self.repository, base_commit, self.old_path, "the base")
-        # Stored anew since, with other metadata, it is still the base's model.
-        opened = [(part, open_part(self.repository, part)) for part in joint.parts]
-        opened = [pair for pair in opened if base is None or not pair[1].equals(base)]
-        if not opened:
+        joint, sources = open_parts(self.repository, joint, base)
+        if not sources:
             return Decision(self.path, "taken", files, origin)
-        joint = replace(joint, parts=tuple(part for part, _ in opened))
-        sources = [source for _, source in opened]
         if self.options.resources.device != "auto":
             # Refuses a GPU that is not there.
             choose_device(self.options.resources.device, self.options.method)
@@ -284,14 +280,6 @@ class _Deciding:
     def _path_in(self, commit: str) -> str:
         there = self.models.files(self.path, self.commits[commit])
         return self.path if there else self.old_path
-
-    def _open_base(self, commit: str | None, like: str) -> Source | None:
-        if commit is None:
-            return None
-        there = path_in(self.repository, commit, self._path_in(like), like)
-        if there is None:
-            return None
-        return open_source(self.repository, commit, there, "the base")
 
     def _base_commit(self) -> str | None:
         """The commit of the base; MissingBase where several have other versions of any file."""

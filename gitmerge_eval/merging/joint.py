@@ -56,6 +56,26 @@ def open_part(repository: Repository, part: Part) -> Source:
     return replace(found, models=part.models)
 
 
+def open_parts(
+    repository: Repository, joint: Joint, base: Source | None
+) -> tuple[Joint, list[Source]]:
+    """The models of those constituents that differ from ``base``, and the joint of these alone."""
+    opened = [(part, open_part(repository, part)) for part in joint.parts]
+    # Stored anew since, with other metadata, it is still the base's model.
+    opened = [pair for pair in opened if base is None or not pair[1].equals(base)]
+    kept = replace(joint, parts=tuple(part for part, _ in opened))
+    return kept, [source for _, source in opened]
+
+
+def open_base(repository: Repository, commit: str | None, path: str, like: str) -> Source | None:
+    """The model that ``commit`` has where ``like`` has one at ``path``, as the base of a merge;
+    None where there is none."""
+    there = None if commit is None else path_in(repository, commit, path, like)
+    if commit is None or there is None:
+        return None
+    return open_source(repository, commit, there, "the base")
+
+
 def join(
     expansion: Expansion,
     heads: Heads,

@@ -6,6 +6,7 @@ work tree; :func:`gitmerge_eval.git.landing.land` then does the short rest.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -136,14 +137,24 @@ def decided(
     Merges whose leaves cannot be had stand for these where the method allows it. Raises what
     deciding raises, and MissingObject.
     """
+
+    def decide(without: ObjectStore | None) -> Tensors:
+        return deciding.decide(repository, heads, options, paths, without=without)
+
+    return fetched(repository, decide)
+
+
+def fetched(repository: Repository, decide: Callable[[ObjectStore | None], Tensors]) -> Tensors:
+    """What ``decide(None)`` decides, with all tensors that it takes in the store; where some cannot
+    be had and merges were taken apart, ``decide(store)`` knows of what the store lacks."""
     store = ObjectStore(repository)
-    tensors = deciding.decide(repository, heads, options, paths)
+    tensors = decide(None)
     try:
         fetch(store, tensors.plans)
     except MissingObject:
         if not any(one.joint and one.joint.expanded for one in tensors.decisions):
             raise
-        tensors = deciding.decide(repository, heads, options, paths, without=store)
+        tensors = decide(store)
         fetch(store, tensors.plans)
     return tensors
 
