@@ -14,7 +14,7 @@ from gitmerge_eval.errors import UnknownName, UsageError
 from gitmerge_eval.git import conflicts, trailers
 from gitmerge_eval.git.conflicts import Conflict, Stages
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.git.trailers import MergeState, MergeTrailers
+from gitmerge_eval.git.trailers import MergeTrailers
 from gitmerge_eval.git.trees import entries
 from gitmerge_eval.merging import computing, disputes, provenance
 from gitmerge_eval.merging.choices import decided
@@ -180,17 +180,8 @@ def _record(
         record = united
         merged = (*(m for m in earlier.models if m.model != plan.spec.path), *merged)
         costs = {**earlier.costs, **costs}
-    trailers.write_state(
-        repository,
-        MergeState(
-            head=ours,
-            remotes=(theirs,),
-            trailers=record.lines(),
-            constituents=tuple(trailers.NamedCommit(*pair) for pair in record.constituents),
-            models=merged,
-            costs=costs,
-        ),
-    )
+    state = provenance.state_of(ours, (theirs,), record, merged, costs)
+    trailers.write_state(repository, state)
     return True
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from gitmerge_eval.git import hooks, notes, programs, showing, tracking
+from gitmerge_eval.git import hooks, notes, programs, scratch, showing, tracking
 from gitmerge_eval.git.changes import Changes
 from gitmerge_eval.git.repository import Repository
 
@@ -216,7 +216,4 @@ def _write_record(repository: Repository, record: Mapping[str, Before]) -> None:
     )
     if path.exists() and path.read_text() == text:
         return
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    scratch.write_state(path, text)

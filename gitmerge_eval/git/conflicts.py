@@ -8,14 +8,13 @@ names, so that no record has to be removed when a conflict ends in another way.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.git.scratch import state_directory
+from gitmerge_eval.git.scratch import state_directory, write_state
 from gitmerge_eval.git.trees import Entry
 from gitmerge_eval.records import canonical_json
 
@@ -140,7 +139,4 @@ def _write(repository: Repository, conflicts: list[Conflict]) -> None:
     if not conflicts:
         path.unlink(missing_ok=True)
         return
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    text = canonical_json([asdict(conflict) for conflict in conflicts])
-    temporary.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
-    os.replace(temporary, path)
+    write_state(path, canonical_json([asdict(conflict) for conflict in conflicts]) + "\n")

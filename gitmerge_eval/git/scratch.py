@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -20,6 +21,14 @@ def state_directory(repository: Repository) -> Path:
     folder = repository.path("gitmerge-eval")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def write_state(path: Path, text: str) -> None:
+    """Write a file of state in the git directory, whole or not at all; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+    os.replace(temporary, path)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gitmerge_eval import __version__
+from gitmerge_eval.git import scratch
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.records import canonical_json
 
@@ -225,13 +226,7 @@ def unquoted(text: str) -> str:
 
 def write_state(repository: Repository, state: MergeState) -> None:
     """Store the state for the hooks, whole or not at all."""
-    path = repository.path(STATE)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.write_text(
-        canonical_json(asdict(state)) + "\n", encoding="utf-8", errors="surrogateescape"
-    )
-    os.replace(temporary, path)
+    scratch.write_state(repository.path(STATE), canonical_json(asdict(state)) + "\n")
 
 
 def read_state(repository: Repository) -> MergeState | None:

@@ -311,7 +311,8 @@ def _leave_state(
     record = provenance.recorded(options, decisions, prepared.models)
     # Of two models by one spec the first is the one that was computed.
     costs = {report.digest: asdict(report.cost) for report in reversed(prepared.reports)}
-    state = provenance.state_of(heads, record, decisions, prepared.models, costs, squash=squash)
+    merged = provenance.merged_models(prepared.tensors.plans, prepared.models)
+    state = provenance.state_of(heads.head, heads.remotes, record, merged, costs, squash=squash)
     trailers.write_state(repository, state)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from gitmerge_eval.git import trailers
-from gitmerge_eval.git.heads import Heads
 from gitmerge_eval.git.trailers import MergedModel, MergeState, MergeTrailers, Parts
 from gitmerge_eval.merging.deciding import Decision
 from gitmerge_eval.merging.joint import HEADS, Joint
@@ -38,7 +37,6 @@ def recorded(
     }
     return replace(
         found,
-        constituents=tuple(named.items()),
         parts=_parts(decisions, tuple(named), found.bases),
         leaves=tuple(leaves.items()),
     )
@@ -71,22 +69,21 @@ def merged_models(plans: Iterable[CheckpointPlan], models: Models) -> tuple[Merg
 
 
 def state_of(
-    heads: Heads,
+    head: str,
+    remotes: tuple[str, ...],
     record: MergeTrailers,
-    decisions: Sequence[Decision],
-    models: Models,
+    models: tuple[MergedModel, ...],
     costs: trailers.Costs,
     *,
     squash: bool = False,
 ) -> MergeState:
     """What the hooks need to write ``record`` into the commit of this merge."""
-    plans = [decision.plan for decision in decisions if decision.plan]
     return MergeState(
-        head=heads.head,
-        remotes=heads.remotes,
+        head=head,
+        remotes=remotes,
         trailers=record.lines(),
         constituents=tuple(trailers.NamedCommit(*pair) for pair in record.constituents),
-        models=merged_models(plans, models),
+        models=models,
         squash=squash,
         costs=costs,
     )

@@ -77,7 +77,8 @@ def merge_file(repository: Repository, path: str) -> tuple[Metadata, tuple[str, 
     models = {path: ((blob, path),)}
     record = provenance.recorded(options, [decision], models)
     costs = {done.report.digest: asdict(done.report.cost)}
-    state = provenance.state_of(heads, record, [decision], models, costs)
+    merged = provenance.merged_models([decision.plan], models)
+    state = provenance.state_of(heads.head, heads.remotes, record, merged, costs)
     trailers.write_state(repository, state)
     said = (
         f"{path}: merged again by '{options.method.name}', with the options of "
