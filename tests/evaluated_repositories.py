@@ -12,6 +12,7 @@ from gitmerge_eval.checkpoints.checkpoint import store_array
 from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import Metadata
 from gitmerge_eval.evaluation.declarations import BenchmarkDeclaration, ConstituentDeclaration
+from gitmerge_eval.git import configuration, tracking
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.git.trailers import MergeTrailers
 
@@ -67,6 +68,22 @@ class Evaluated:
         repository.run("switch", "-q", "-c", "multitask", "main")
         made.put("multitask", {}, MODELS["multitask"])
         repository.run("switch", "-q", "main")
+        return made
+
+    @classmethod
+    def tracked(cls, directory: Path) -> Evaluated:
+        """With the strategy, the filter and the hooks; the branches have the tracked models."""
+        made = cls.make(directory)
+        configuration.install(made.repository)
+        tracking.track(made.repository, "*.safetensors")
+        made.repository.run("config", "merge-eval.device", "cpu")
+        made.put("tracked", {})
+        names = ("fruit-quickdraw", "bird-real", "tool-sketch")
+        for name in names:
+            made.repository.run("switch", "-q", name)
+            made.repository.run("rebase", "-q", "main")
+        made.repository.run("switch", "-q", "main")
+        made.commits = {name: made.repository.commit(name) for name in (*names, "main")}
         return made
 
     def copy(self, directory: Path) -> Evaluated:

@@ -13,7 +13,7 @@ from workflows import Workflow
 
 from gitmerge_eval import cli, previewing
 from gitmerge_eval.errors import GitError, UsageError
-from gitmerge_eval.git import configuration, tracking
+from gitmerge_eval.git import configuration
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.report import preview as report
 
@@ -23,16 +23,7 @@ AVERAGE = tuple((a + b) / 2 for a, b in zip(*(MODELS[head] for head in HEADS), s
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    made = Evaluated.make(tmp_path_factory.mktemp("template") / "repository")
-    configuration.install(made.repository)
-    tracking.track(made.repository, "*.safetensors")
-    made.repository.run("config", "merge-eval.device", "cpu")
-    made.put("tracked", {})
-    for name in (*HEADS, "tool-sketch"):
-        made.repository.run("switch", "-q", name)
-        made.repository.run("rebase", "-q", "main")
-    made.repository.run("switch", "-q", "main")
-    return made
+    return Evaluated.tracked(tmp_path_factory.mktemp("template") / "repository")
 
 
 @pytest.fixture

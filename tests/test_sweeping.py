@@ -16,7 +16,7 @@ from gitmerge_eval.errors import InvalidOption, MissingStatistic, UnknownName
 from gitmerge_eval.evaluation import evaluating
 from gitmerge_eval.evaluation.evaluating import results_path
 from gitmerge_eval.evaluation.runs import open_runs
-from gitmerge_eval.git import configuration, tracking, trailers
+from gitmerge_eval.git import trailers
 
 HEADS = ("fruit-quickdraw", "bird-real")
 HELD_IN, SPANNED = HEADS, ("fruit-real", "bird-quickdraw")
@@ -25,17 +25,7 @@ TENTHS = [n / 10 for n in range(1, 11)]
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    made = Evaluated.make(tmp_path_factory.mktemp("template") / "repository")
-    configuration.install(made.repository)
-    tracking.track(made.repository, "*.safetensors")
-    made.repository.run("config", "merge-eval.device", "cpu")
-    made.put("tracked", {})
-    for name in (*HEADS, "tool-sketch"):
-        made.repository.run("switch", "-q", name)
-        made.repository.run("rebase", "-q", "main")
-    made.repository.run("switch", "-q", "main")
-    made.commits = {n: made.repository.commit(n) for n in (*HEADS, "tool-sketch", "main")}
-    return made
+    return Evaluated.tracked(tmp_path_factory.mktemp("template") / "repository")
 
 
 @pytest.fixture
