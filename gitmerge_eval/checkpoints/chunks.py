@@ -72,6 +72,15 @@ class Chunk:
         """Elements of a row that belong to the array: the first ones."""
         return prod(part.stop - part.start for part in self.region[self._split :])
 
+    @property
+    def filled(self) -> int:
+        """Stored elements of the first rows up to the last that belongs to the array, with that
+        row's own padding left out: nothing but padding follows."""
+        last = 0
+        for part, size in zip(self.rows, self.shape, strict=False):
+            last = last * size + part.stop - part.start - 1
+        return last * self.width + self.run
+
     @cached_property
     def starts(self) -> NDArray[np.int64]:
         """For every row the flat position of its first element in the array, -1 for padding."""

@@ -194,7 +194,7 @@ class StoredArray:
         blocks = tuple((start, following[start] - start) for start in starts)
         # A shorter last block is coded in another way, which only a buffer with a whole block
         # before it tells.
-        last = max(size // block - (size % block > 0), 1)
+        last = max(count - (size % block > 0), 1)
         steps = (*(number * block // itemsize for number in range(last)), chunk.size)
         in_order = all(a + length == b for (a, length), (b, _) in pairwise(blocks))
         return _Buffer(place.position, flags, block, blocks, in_order, steps)

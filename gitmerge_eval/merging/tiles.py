@@ -8,6 +8,7 @@ block for each tensor, whatever the size of the group.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gitmerge_eval.checkpoints.chunks import Chunk, grid
-from gitmerge_eval.checkpoints.thread_memory import ThreadMemory
+from gitmerge_eval.checkpoints.thread_memory import LentMemory, ThreadMemory
 from gitmerge_eval.records import Positions
 
 Array = NDArray[Any]
@@ -26,7 +27,11 @@ are a little faster; but then each operation is so short that threads wait for o
 _SIDE_BY_SIDE_BYTES = 24 << 20
 """What tiles side by side, and what they are merged into, may take on each thread."""
 
+_LINE = 64
+"""Bytes of a line of the processor's cache."""
+
 _memory = ThreadMemory()
+_decoded = LentMemory()
 
 
 @dataclass(frozen=True)
@@ -56,19 +61,34 @@ def cut(
     next one is asked for.
     """
     reserve = chunk.width if chunk.width <= elements else 0
+    end = -(-chunk.filled // chunk.width) * chunk.width if reserve else chunk.filled
     room = max((high - low for low, high in pairwise(steps)), default=0) + reserve
-    buffers = {key: np.empty(room, source.dtype) for key, source in sources.items()}
-    origin = held = 0
-    for low, high in pairwise(steps):
-        for key, source in sources.items():
-            source.read(chunk, low, high, buffers[key][held : held + high - low])
-        available = held + high - low
-        used = available if not reserve else available // chunk.width * chunk.width
-        for begin, end in _spans(origin, used, chunk.width, elements):
-            yield from _tile(chunk, origin, begin, end, buffers)
-        held, origin = available - used, origin + used
-        for buffer in buffers.values():
-            buffer[:held] = buffer[used:available].copy()
+    with _buffers(sources, room) as buffers:
+        origin = held = 0
+        for low, high in pairwise(steps):
+            if low >= end:
+                return  # only padding follows, which need not be decoded
+            for key, source in sources.items():
+                source.read(chunk, low, high, buffers[key][held : held + high - low])
+            available = held + high - low
+            used = available if not reserve else available // chunk.width * chunk.width
+            for begin, stop in _spans(origin, used, chunk.width, elements):
+                yield from _tile(chunk, origin, begin, stop, buffers)
+            held, origin = available - used, origin + used
+            for buffer in buffers.values():
+                buffer[:held] = buffer[used:available].copy()
+
+
+@contextmanager
+def _buffers(sources: Mapping[str, Source], room: int) -> Iterator[dict[str, Array]]:
+    """Room for as many elements of each tensor, all in one piece of memory."""
+    sizes = [-(-room * source.dtype.itemsize // _LINE) * _LINE for source in sources.values()]
+    with _decoded.lent(sum(sizes)) as memory:
+        parts = np.split(memory, np.cumsum(sizes)[:-1])
+        yield {
+            key: part.view(source.dtype)[:room]
+            for (key, source), part in zip(sources.items(), parts, strict=True)
+        }
 
 
 def bands(shape: tuple[int, ...], most: int) -> Iterator[tuple[Chunk, ...]]:

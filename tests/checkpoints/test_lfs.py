@@ -284,7 +284,7 @@ def test_what_is_written_is_on_disk_with_its_name(store, monkeypatch, settling):
             names = [store.write(data)[0] for data in DATA]
     else:
         names = [store.write(data)[0] for data in DATA]
-    assert sum("gitmerge-eval-" in path for path in paths) == len(DATA)
+    assert sum(os.path.basename(path).startswith("gitmerge-eval-") for path in paths) == len(DATA)
     for name in names:
         assert {str(folder) for folder in store.path(name).parents[:4]} <= set(paths)
         assert store.has(name)
