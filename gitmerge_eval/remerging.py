@@ -29,7 +29,7 @@ from gitmerge_eval.merging import options as merge_options
 from gitmerge_eval.merging.computing import Progress, silent
 from gitmerge_eval.merging.deciding import Decision, Tensors, conflicts_in, with_statistics
 from gitmerge_eval.merging.devices import choose_accumulate, choose_device
-from gitmerge_eval.merging.expansion import Composite, Expansion, Part, is_here
+from gitmerge_eval.merging.expansion import Composite, Expansion, Part
 from gitmerge_eval.merging.joint import join, open_base, open_parts
 from gitmerge_eval.merging.merge import carry_out, check_state, fetched
 from gitmerge_eval.merging.merge_report import MergeReport
@@ -302,7 +302,7 @@ class _Remerging:
         """The declarations that go with what is dropped, and what is said of its other files."""
         removed, remarks = [], []
         for part in self.dropped.values():
-            if not is_here(self.repository, part.commit):
+            if not self.repository.has_commit(part.commit):
                 remarks.append(f"the commit of '{part.name}' is not here: its files stay")
                 continue
             brought = self._brought_by(part) - ours
@@ -320,13 +320,13 @@ class _Remerging:
 
     def _brought_by(self, part: Part) -> set[str]:
         """The ordinary files of HEAD that the branch of ``part`` alone added or changed."""
-        base = part.base if part.base and is_here(self.repository, part.base) else EMPTY_TREE
+        base = part.base if part.base and self.repository.has_commit(part.base) else EMPTY_TREE
         before, own = entries(self.repository, base), entries(self.repository, part.commit)
         kept = {leaf.commit for leaves in self.leaves.values() for leaf in leaves}
         others = [
             entries(self.repository, commit)
             for commit in sorted(kept - self.dropped.keys())
-            if is_here(self.repository, commit)
+            if self.repository.has_commit(commit)
         ]
         tensors = changed_tensor_paths(self.repository, base, [part.commit])
         return {

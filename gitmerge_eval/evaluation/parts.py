@@ -31,7 +31,7 @@ def parts_of(
     Raises EvaluationError where one of the parts is not in this clone.
     """
     # Imports NumPy, which the hook does without.
-    from gitmerge_eval.merging.expansion import Composite, Expansion, Part, is_here
+    from gitmerge_eval.merging.expansion import Composite, Expansion, Part
     from gitmerge_eval.merging.models import is_plain
 
     expansion = Expansion(repository)
@@ -46,7 +46,7 @@ def parts_of(
         for part in children or [whole]:
             parts |= {leaf.commit: leaf for leaf in expansion.leaves(part)}
     for part in parts.values():
-        if not is_here(repository, part.commit):
+        if not repository.has_commit(part.commit):
             raise EvaluationError(
                 f"constituent '{part.name}' ({part.commit[:10]}) is not in this clone; fetch its "
                 "branch, or all of a shallow clone with 'git fetch --unshallow'"

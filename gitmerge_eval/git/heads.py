@@ -123,10 +123,7 @@ def named_by_user(command: Sequence[str]) -> list[str]:
 def left_out(repository: Repository, revisions: Sequence[str], heads: Heads) -> list[str]:
     """Which of ``revisions`` take no part in the merge, and why, in words."""
     found = []
-    for revision in revisions:
-        commit = repository.run(
-            "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", check=False
-        ).text
+    for revision, commit in zip(revisions, repository.commits(revisions), strict=True):
         if not commit or commit in heads.remotes or commit == heads.head:
             continue
         if repository.succeeds("merge-base", "--is-ancestor", commit, heads.head):

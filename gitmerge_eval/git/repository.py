@@ -8,11 +8,14 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from gitmerge_eval.errors import GitError
+from gitmerge_eval.git.objects import NoAnswer, ObjectReader
 
 NULL_ID = "0" * 40
 FULL_ID = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
@@ -52,6 +55,9 @@ class Repository:
         self.directory = Path(directory)
         self._paths: dict[str, Path] = {}
         self._environment: Mapping[str, str] = {}
+        self._reader: ObjectReader | None = None
+        self.listings: dict[str, Any] = {}
+        """Trees that were listed, by the full id of tree or commit: these never change."""
 
     def as_committed(self) -> Repository:
         """The same repository, as it was committed, whatever ``refs/replace`` shows instead."""
@@ -174,6 +180,33 @@ class Repository:
             raise GitError(f"'{revision}' is not a commit in this repository{self._hint(revision)}")
         return found.text
 
+    def commits(self, revisions: Iterable[str]) -> list[str | None]:
+        """The commit id of each revision, None where there is none."""
+        return [self._commit(revision) for revision in revisions]
+
+    def has_commit(self, commit: str) -> bool:
+        """Whether the commit of that full id is here: a shallow clone has not all."""
+        return self._commit(commit) is not None
+
+    def _commit(self, revision: str) -> str | None:
+        name = f"{revision}^{{commit}}"
+        with suppress(NoAnswer):
+            return self._objects.identify(name)
+        found = self.run("rev-parse", "--verify", "--quiet", name, check=False)
+        return found.text if found.status == 0 else None
+
+    @property
+    def _objects(self) -> ObjectReader:
+        """NoAnswer where git cannot be started: a command of its own says why."""
+        if self._reader is None or self._reader.started_by != os.getpid():
+            try:
+                self._reader = ObjectReader(
+                    self.directory, {**os.environ, **_ENGLISH, **self._environment}
+                )
+            except OSError as error:
+                raise NoAnswer from error
+        return self._reader
+
     def _hint(self, revision: str) -> str:
         """``; did you mean 'origin/bird-real'?`` where a branch or tag has a similar name."""
         listed = self.run(
@@ -191,10 +224,16 @@ class Repository:
 
     def blob(self, object_id: str) -> bytes:
         """A blob's bytes."""
+        if FULL_ID.fullmatch(object_id):
+            with suppress(NoAnswer):
+                return self._objects.blob(object_id)
         return self.run("cat-file", "blob", object_id).stdout
 
     def blob_id(self, revision: str, path: str) -> str | None:
         """The id of the blob at ``revision:path`` (``revision`` '' is the index), or None."""
+        if FULL_ID.fullmatch(revision):
+            with suppress(NoAnswer):
+                return self._objects.identify(f"{revision}:{path}")
         found = self.run("rev-parse", "--verify", "--quiet", f"{revision}:{path}", check=False)
         return found.text if found.status == 0 else None
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Set
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from gitmerge_eval.errors import MergeRefused
 from gitmerge_eval.git.heads import Heads
 from gitmerge_eval.git.repository import Repository
-from gitmerge_eval.git.trees import FILTER, Entry, entries, write_tree
+from gitmerge_eval.git.trees import FILTER, Entry, differences, entries, write_tree
 
 OPTIONS_SINCE = (2, 43)
 """``git merge-tree`` takes ``-X`` from this version on."""
@@ -69,6 +69,8 @@ def merge_text(
         )
     current, merged_names = heads.head, [] if heads.head_is_subsumed else [heads.name(heads.head)]
     result = TextMerge(repository.text("rev-parse", f"{heads.head}^{{tree}}"))
+    if not git_options and _is_head_alone(repository, heads, ours):
+        return result
     for position, remote in enumerate(heads.remotes):
         if repository.succeeds("merge-base", "--is-ancestor", remote, current):
             continue
@@ -81,6 +83,36 @@ def merge_text(
         current = _synthetic_commit(repository, result.tree, current, remote)
         merged_names.append(heads.name(remote))
     return result
+
+
+def _is_head_alone(repository: Repository, heads: Heads, ours: Set[str]) -> bool:
+    """Whether the other heads, since the one base, have changed nothing but ``ours``, in no commit,
+    and so that no other path is in the way: then ordinary files stay as HEAD has them."""
+    if len(heads.bases) != 1:
+        return False
+    changed = [
+        (path, one)
+        for head in differences(repository, heads.bases[0], heads.remotes).values()
+        for path, one in head.items()
+    ]
+    # What is gone may have been renamed, with its folder, and Git takes HEAD's new files along.
+    if any(path not in ours or one.new is None for path, one in changed):
+        return False
+    added = {path for path, one in changed if one.old is None}
+    if _in_the_way(added, set(entries(repository, heads.head))):
+        return False
+    others = [f":(top,exclude,literal){path}" for path in sorted(ours)]
+    history = ("rev-list", "--full-history", "--max-count=1", *heads.remotes)
+    return not repository.text(*history, f"^{heads.bases[0]}", "--", ":(top)", *others)
+
+
+def _in_the_way(added: Set[str], files: Set[str]) -> bool:
+    """Whether a new file's folder is a file, or a file is where it has a folder."""
+    return not _folders(added).isdisjoint(files) or not _folders(files).isdisjoint(added)
+
+
+def _folders(files: Set[str]) -> set[str]:
+    return {str(folder) for path in files for folder in PurePosixPath(path).parents}
 
 
 def _merge_round(

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-from gitmerge_eval.git.repository import EMPTY_TREE, NULL_ID, Repository
+from gitmerge_eval.git.repository import EMPTY_TREE, FULL_ID, NULL_ID, Repository
 from gitmerge_eval.git.scratch import scratch_folder
 
 FILTER = "theta"
 """The value of the ``filter`` attribute that marks a path as a checkpoint."""
 COMPANIONS = {"adapter_config.json": "adapter_model.safetensors"}
 """Ordinary files that say what the tensors beside them mean: a change of one changes both."""
+_LISTINGS = 64
+"""Trees whose files are remembered."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +28,102 @@ class Entry:
     mode: str
     object_id: str
 
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a regular file: no filter is run for a symbolic link."""
+        return self.mode.startswith("100")
 
-def entries(repository: Repository, tree: str) -> dict[str, Entry]:
+
+@dataclass(frozen=True)
+class Difference:
+    """A path that differs between two trees; None where one has no such file."""
+
+    old: Entry | None
+    new: Entry | None
+
+
+def entries(repository: Repository, tree: str) -> Mapping[str, Entry]:
     """path -> Entry for every file below ``tree``."""
+    if tree in repository.listings:
+        return cast("Mapping[str, Entry]", repository.listings[tree])
     found = {}
     for line in repository.run("ls-tree", "-r", "-z", "--full-tree", tree).fields:
         meta, path = line.split("\t", 1)
         mode, _, object_id = meta.split()
         found[path] = Entry(mode, object_id)
+    _keep(repository, tree, found)
     return found
+
+
+def list_together(repository: Repository, commits: Iterable[str]) -> None:
+    """List the files of commits, by their full ids, by a few processes for all; :func:`entries`
+    then has them. What they share is in memory once."""
+    wanted = [commit for commit in dict.fromkeys(commits) if commit not in repository.listings]
+    if len(wanted) < 2:
+        return
+    first, *others = wanted
+    known = entries(repository, first)
+    for commit, changes in differences(repository, first, others).items():
+        files = {path: entry for path, entry in known.items() if path not in changes}
+        files |= {path: one.new for path, one in changes.items() if one.new}
+        _keep(repository, commit, files)
+
+
+def _keep(repository: Repository, tree: str, files: Mapping[str, Entry]) -> None:
+    if FULL_ID.fullmatch(tree):
+        while len(repository.listings) >= _LISTINGS:
+            repository.listings.pop(next(iter(repository.listings)))
+        repository.listings[tree] = files
+
+
+def trees_of(repository: Repository, commits: Iterable[str]) -> dict[str, str]:
+    """commit -> its tree; GitError where one is not here."""
+    asked = list(dict.fromkeys(commits))
+    if not asked:
+        return {}
+    names = (f"{commit}^{{tree}}" for commit in asked)
+    return dict(zip(asked, repository.text("rev-parse", *names).split(), strict=True))
+
+
+def differences(
+    repository: Repository, old: str, commits: Iterable[str]
+) -> dict[str, dict[str, Difference]]:
+    """commit -> the paths that differ from ``old`` in content or mode, renames not followed; by
+    one process for all commits."""
+    trees = trees_of(repository, commits)
+    by_tree: dict[str, dict[str, Difference]] = {tree: {} for tree in trees.values()}
+    for tree, meta, (path,) in _compared(repository, old, by_tree, "--no-renames"):
+        modes_and_ids = meta[1:].split()
+        before, after = (
+            None if mode == "000000" else Entry(mode, blob)
+            for mode, blob in zip(modes_and_ids[0:2], modes_and_ids[2:4], strict=True)
+        )
+        by_tree[tree][path] = Difference(before, after)
+    return {commit: by_tree[tree] for commit, tree in trees.items()}
+
+
+def _compared(
+    repository: Repository,
+    old: str,
+    trees: Iterable[str],
+    *options: str,
+    names: int = 1,
+    paths: Sequence[str] = (),
+) -> Iterator[tuple[str, str, list[str]]]:
+    """Tree, what Git says, and the path, or old and new path (``names``), of every difference of
+    the trees from ``old``."""
+    start = old if old == EMPTY_TREE else trees_of(repository, [old])[old]
+    fields = repository.run(
+        *("diff-tree", "--stdin", "-r", "-z", *options, *(("--", *paths) if paths else ())),
+        stdin="".join(f"{start} {tree}\n" for tree in trees),
+    ).fields
+    tree = ""
+    for place in range(0, len(fields) - names, names + 1):
+        # The two trees stand on a line before the first of their files, or before other trees.
+        *headers, meta = fields[place].split("\n")
+        if headers:
+            tree = headers[-1].split()[1]
+        yield tree, meta, fields[place + 1 : place + 1 + names]
 
 
 def differing(repository: Repository, old: str, new: str) -> set[str]:
@@ -42,12 +132,16 @@ def differing(repository: Repository, old: str, new: str) -> set[str]:
     return set(done.fields)
 
 
-def renames(repository: Repository, old: str, new: str, *, similarity: int = 30) -> dict[str, str]:
-    """Old path -> new path for the files that were renamed between two trees."""
-    fields = repository.run(
-        "diff-tree", "-r", "-z", f"-M{similarity}%", "--diff-filter=R", "--name-status", old, new
-    ).fields
-    return {fields[i + 1]: fields[i + 2] for i in range(0, len(fields) - 2, 3)}
+def renames(
+    repository: Repository, old: str, commits: Iterable[str], *, similarity: int = 30
+) -> dict[str, dict[str, str]]:
+    """commit -> old path -> new path of the files that it renamed since ``old``."""
+    trees = trees_of(repository, commits)
+    by_tree: dict[str, dict[str, str]] = {tree: {} for tree in trees.values()}
+    options = (f"-M{similarity}%", "--diff-filter=R", "--name-status")
+    for tree, _, (before, after) in _compared(repository, old, by_tree, *options, names=2):
+        by_tree[tree][before] = after
+    return {commit: by_tree[tree] for commit, tree in trees.items()}
 
 
 @contextmanager
@@ -136,18 +230,11 @@ def tensor_paths_in_trees(
 def _attribute_files(repository: Repository, trees: Iterable[str]) -> dict[str, dict[str, Entry]]:
     """tree -> its attribute files, by one process for all."""
     found: dict[str, dict[str, Entry]] = {tree: {} for tree in trees}
-    listing = repository.run(
-        *("diff-tree", "--stdin", "-r", "-z", "--no-renames"),
-        *("--", ".gitattributes", ":(glob)**/.gitattributes"),
-        stdin="".join(f"{EMPTY_TREE} {tree}\n" for tree in found),
-    ).fields
-    tree = ""
-    for meta, path in zip(listing[0::2], listing[1::2], strict=False):
-        # The two trees stand on a line before the first of their files, or before other trees.
-        *headers, entry = meta.split("\n")
-        if headers:
-            tree = headers[-1].split()[1]
-        _, mode, _, blob, _ = entry.split()
+    files = (".gitattributes", ":(glob)**/.gitattributes")
+    for tree, meta, (path,) in _compared(
+        repository, EMPTY_TREE, found, "--no-renames", paths=files
+    ):
+        _, mode, _, blob, _ = meta.split()
         found[tree][path] = Entry(mode, blob)
     return found
 
@@ -161,18 +248,26 @@ def changed_tensor_paths(
     adapter differs where its configuration does.
     """
     commits = list(heads)
-    changed: set[str] = set()
-    for head in commits:
-        changed |= differing(repository, base or EMPTY_TREE, head)
+    by_head = differences(repository, base or EMPTY_TREE, commits)
+    changed = set().union(*by_head.values())
     for path in list(changed):
         folder, slash, name = path.rpartition("/")
         if name in COMPANIONS:
             changed.add(f"{folder}{slash}{COMPANIONS[name]}")
-    found: set[str] = set()
-    for head in commits:
-        found |= tensor_paths(repository, head, changed)
+    if not changed:
+        return changed
+    wanted = dict.fromkeys(trees_of(repository, commits).values(), changed)
+    tensors = set().union(*tensor_paths_in_trees(repository, wanted).values())
+    files = {
+        path
+        for one in by_head.values()
+        for path, side in one.items()
+        if any(entry and entry.is_file for entry in (side.old, side.new))
+    }
     return {
-        path for path in found if any(_is_file(repository, head, path) for head in [*commits, base])
+        path
+        for path in tensors
+        if path in files or any(_is_file(repository, head, path) for head in [*commits, base])
     }
 
 
@@ -188,7 +283,7 @@ def moved_whole(repository: Repository, parents: Iterable[str], commit: str, blo
 
 
 def _is_file(repository: Repository, commit: str | None, path: str) -> bool:
-    """Whether ``commit`` has a regular file there: no filter is run for a symbolic link."""
+    """Whether ``commit`` has a regular file there."""
     if commit is None:
         return False
     line = repository.run("ls-tree", "-z", "--full-tree", commit, "--", path)

@@ -13,7 +13,7 @@ from gitmerge_eval.git.conflicts import Origin
 from gitmerge_eval.git.heads import Heads, base_for
 from gitmerge_eval.git.repository import EMPTY_TREE, Repository
 from gitmerge_eval.git.textmerge import StagedEntry
-from gitmerge_eval.git.trees import Entry, changed_tensor_paths, entries, renames
+from gitmerge_eval.git.trees import Entry, changed_tensor_paths, entries, list_together, renames
 from gitmerge_eval.merging.devices import choose_accumulate, choose_device
 from gitmerge_eval.merging.expansion import Expansion, Part
 from gitmerge_eval.merging.joint import Joint, join, open_base, open_parts
@@ -131,6 +131,7 @@ def decide(
     than two heads).
     """
     commits = dict.fromkeys([heads.head, *heads.remotes, *heads.bases])
+    list_together(repository, commits)
     files = {commit: entries(repository, commit) for commit in commits}
     statistics = {path for path in paths if statistics_index.is_statistic(path)}
     moved = _renamed(repository, heads, paths - statistics)
@@ -183,8 +184,8 @@ def _renamed(repository: Repository, heads: Heads, paths: set[str]) -> dict[str,
     moved: dict[str, str] = {}
     if not heads.bases:
         return moved
-    for commit in heads.candidates:
-        for old, new in renames(repository, heads.bases[0], commit).items():
+    for renamed in renames(repository, heads.bases[0], heads.candidates).values():
+        for old, new in renamed.items():
             if old in paths and new in paths and moved.setdefault(old, new) != new:
                 raise MergeRefused(
                     f"'{old}' is renamed to '{moved[old]}' on one branch and to '{new}' on "

@@ -8,7 +8,7 @@ and a model that was changed after its merge has none. Trailers are claims; ``ve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -59,6 +59,19 @@ class Composite:
         return self.record.bases[-1] if self.record.bases else None
 
 
+@dataclass(frozen=True)
+class _Claim:
+    """What a commit's trailers say where the model with the files ``own`` is its merge."""
+
+    own: Mapping[str, Entry]
+    main: str
+    """The path whose blob they name."""
+
+    @property
+    def pattern(self) -> str:
+        return f"{trailers.MODEL}: {self.own[self.main].object_id} "
+
+
 Whole = Callable[[Part, Composite], Part | None]
 """``whole(part, composite)``: what to take instead of the constituents; None: take those."""
 
@@ -74,13 +87,8 @@ def path_in(repository: Repository, commit: str, path: str, like: str) -> str | 
     """Where ``commit`` has what ``like`` has at ``path``: a branch may have renamed it."""
     if repository.blob_id(commit, at(repository, commit, path)) is not None:
         return path
-    moved = renames(repository, commit, like)
+    moved = renames(repository, commit, [like])[like]
     return next((old for old, new in moved.items() if new == path), None)
-
-
-def is_here(repository: Repository, commit: str) -> bool:
-    """Whether the clone has a commit; a shallow one, or one without its branch, may not."""
-    return repository.succeeds("cat-file", "-e", f"{commit}^{{commit}}")
 
 
 class Expansion:
@@ -91,10 +99,27 @@ class Expansion:
         self._models = Models(repository)
         self._files = lru_cache(maxsize=256)(self._read)
         self._known = lru_cache(maxsize=1024)(self._find)
+        self._simple: set[tuple[str, str]] = set()
+        """Commit and path of models that are known to be no merges."""
 
     def composite(self, commit: str, path: str) -> Composite | None:
         """The merge that the model at ``commit:path`` is; None for one that is none."""
-        return self._known(commit, path)
+        return None if (commit, path) in self._simple else self._known(commit, path)
+
+    def look_up(self, parts: Iterable[Part]) -> None:
+        """Find out for many models at once whether any of them is a merge, which most are not."""
+        claims = {
+            (part.commit, part.path): claim
+            for part in parts
+            if (claim := self._claim(part.commit, part.path))
+        }
+        if not claims:
+            return
+        patterns = [f"--grep={claim.pattern}" for claim in claims.values()]
+        commits = [commit for commit, _ in claims]
+        asked = ("rev-list", "--max-count=1", "--fixed-strings", *patterns, *commits, "--")
+        if not self.repository.text(*asked):
+            self._simple |= claims.keys()
 
     def children(self, composite: Composite) -> tuple[Part, ...]:
         """What a merge was made of, as its trailers say: merges among them are not taken apart.
@@ -129,21 +154,26 @@ class Expansion:
     def _read(self, commit: str) -> Mapping[str, Entry]:
         return entries(self.repository, commit)
 
-    def _find(self, commit: str, path: str) -> Composite | None:
-        if not is_here(self.repository, commit):
+    def _claim(self, commit: str, path: str) -> _Claim | None:
+        if not self.repository.has_commit(commit):
             return None
         own = self.files(commit, path)
         if not own:
             return None
         # Of all files the one whose blob differs from merge to merge.
-        main = path if path in own else at(self.repository, commit, path)
-        pattern = f"{trailers.MODEL}: {own[main].object_id} "
+        return _Claim(own, path if path in own else at(self.repository, commit, path))
+
+    def _find(self, commit: str, path: str) -> Composite | None:
+        claim = self._claim(commit, path)
+        if claim is None:
+            return None
+        grep = f"--grep={claim.pattern}"
         listed = self.repository.text(
-            "rev-list", "--topo-order", "--fixed-strings", f"--grep={pattern}", commit, "--"
+            "rev-list", "--topo-order", "--fixed-strings", grep, commit, "--"
         )
         for candidate in listed.split():
             record = trailers.read(self.repository, candidate)
-            there = record and _path_of(record, main, own)
+            there = record and _path_of(record, claim.main, claim.own)
             if record and there and record.constituents:
                 return Composite(candidate, record, there)
         return None
@@ -152,14 +182,14 @@ class Expansion:
         """A constituent; None where its commit has no such model."""
         commit, name = named
         path: str | None = composite.path
-        if is_here(self.repository, commit):
+        if self.repository.has_commit(commit):
             path = path_in(self.repository, commit, composite.path, composite.commit)
         return None if path is None else Part(commit, name, path, composite.base)
 
     def _differs(self, part: Part, base: str | None, composite: Composite) -> bool:
         """Whether a constituent took part: one that has the base's tensors did not."""
         if base is None or not (
-            is_here(self.repository, base) and is_here(self.repository, part.commit)
+            self.repository.has_commit(base) and self.repository.has_commit(part.commit)
         ):
             return True
         there = path_in(self.repository, base, composite.path, composite.commit)
@@ -192,7 +222,7 @@ def _path_of(record: MergeTrailers, main: str, own: Mapping[str, Entry]) -> str 
 
 def require(repository: Repository, commit: str, what: str) -> None:
     """GitError where a commit is not in this clone."""
-    if not is_here(repository, commit):
+    if not repository.has_commit(commit):
         raise GitError(
             f"{what}, commit {commit[:10]}, is not in this clone; fetch it "
             "('git fetch --unshallow' in a shallow clone)"

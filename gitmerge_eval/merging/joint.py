@@ -17,7 +17,6 @@ from gitmerge_eval.merging.expansion import (
     Composite,
     Expansion,
     Part,
-    is_here,
     path_in,
     uniquely_named,
 )
@@ -109,6 +108,7 @@ class _Joining:
         return self.expansion.repository
 
     def join(self, parts: Sequence[Part]) -> Joint:
+        self.expansion.look_up(parts)
         merges = [p for p in parts if self.expansion.composite(p.commit, p.path)]
         if not merges:
             return Joint(tuple(parts))
@@ -156,7 +156,7 @@ class _Joining:
 
     def _lacking(self, part: Part) -> str:
         """What of a leaf cannot be had, in words."""
-        if not is_here(self.repository, part.commit):
+        if not self.repository.has_commit(part.commit):
             return f"commit {part.commit[:10]} of '{part.name}' is not in this clone"
         if self.without is None:
             return ""
@@ -224,7 +224,7 @@ class _Joining:
     def _related(self, one: str, other: str) -> bool:
         if one == other:
             return True
-        if not (is_here(self.repository, one) and is_here(self.repository, other)):
+        if not (self.repository.has_commit(one) and self.repository.has_commit(other)):
             return False
         ancestor = ("merge-base", "--is-ancestor")
         return any(
@@ -235,7 +235,9 @@ class _Joining:
         """Each leaf once, and none that another contains: Git reduces the heads of a merge so."""
         once = {part.commit: part for part in reversed(parts)}
         ordered = [once[commit] for commit in dict.fromkeys(part.commit for part in parts)]
-        single = [p.commit for p in ordered if p.models == 1 and is_here(self.repository, p.commit)]
+        single = [
+            p.commit for p in ordered if p.models == 1 and self.repository.has_commit(p.commit)
+        ]
         if len(single) < 2:
             return tuple(ordered), ()
         left = self.repository.text("merge-base", "--independent", *single).split()
@@ -251,7 +253,7 @@ class _Joining:
         """What to say of constituents that are one model under two commits."""
         known: dict[str, str] = {}
         for part in parts:
-            if not is_here(self.repository, part.commit):
+            if not self.repository.has_commit(part.commit):
                 continue
             files = self.expansion.files(part.commit, part.path)
             blobs = " ".join(entry.object_id for entry in files.values())
@@ -275,14 +277,14 @@ class _Joining:
             for part in merges
             if (composite := self.expansion.composite(part.commit, part.path))
         }
-        here = [base for base in recorded if base and is_here(self.repository, base)]
+        here = [base for base in recorded if base and self.repository.has_commit(base)]
         bases = list(dict.fromkeys([*self.heads.bases, *sorted(here)]))
         models = {self._model_at(base, parts[0]) for base in bases}
         if None in recorded:
             models.add(())
         if bases and len(models) == 1:
             return bases[0]
-        commits = [leaf.commit for leaf in leaves if is_here(self.repository, leaf.commit)]
+        commits = [leaf.commit for leaf in leaves if self.repository.has_commit(leaf.commit)]
         common = self.repository.run(
             "merge-base", "--all", "--octopus", *dict.fromkeys([*commits, *bases]), check=False
         ).text.split()
