@@ -71,9 +71,10 @@ def merge_text(
     result = TextMerge(repository.text("rev-parse", f"{heads.head}^{{tree}}"))
     if not git_options and _is_head_alone(repository, heads, ours):
         return result
+    independent = repository.text("merge-base", "--independent", heads.head, *heads.remotes).split()
     for position, remote in enumerate(heads.remotes):
-        if repository.succeeds("merge-base", "--is-ancestor", remote, current):
-            continue
+        if remote not in independent:
+            continue  # it comes with the one that contains it
         done = _merge_round(repository, heads, current, remote, ours, git_options)
         _refuse_many_sided(repository, heads, result, done, position)
         result.conflicts |= done.conflicts
