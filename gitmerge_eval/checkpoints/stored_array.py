@@ -82,6 +82,25 @@ class _Buffer:
     steps: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Frames:
+    """What makes each step of a chunk a Blosc buffer of its own."""
+
+    file: int
+    """The descriptor."""
+    steps: tuple[int, ...]
+    """The chunk's elements where one ends and the next begins."""
+    places: tuple[tuple[int, int], ...]
+    """Where in the file the blocks of each step are: position and length."""
+    heads: tuple[tuple[int, ...], ...]
+    """The words in front of them: Blosc's header, and where each block begins."""
+
+    @property
+    def spans(self) -> pairwise[tuple[int, int]]:
+        """First and last element of each step."""
+        return pairwise(self.steps)
+
+
 class StoredArray:
     """The dense object in ``path``; whoever opens it has checked its hash.
 
@@ -137,6 +156,24 @@ class StoredArray:
             if not inside:
                 first, last = max(low, begin), min(high, end)
                 target[first - begin : last - begin] = part[first - low : last - low]
+
+    def frames(self, chunk: Chunk) -> Frames | None:
+        """The chunk's steps as buffers to be decoded; None where its blocks do not lie in order, or
+        are not coded at all. Raises MalformedCheckpoint."""
+        buffer, itemsize = self._buffer(chunk), self._dtype.itemsize
+        if not buffer.blocks or not buffer.in_order:
+            return None
+        (flags,) = struct.unpack("<i", buffer.flags)
+        places, heads = [], []
+        for low, high in pairwise(step * itemsize for step in buffer.steps):
+            blocks = buffer.blocks[low // buffer.block : -(-high // buffer.block)]
+            begin = blocks[0][0]
+            table = _HEADER + 4 * len(blocks)
+            length = sum(size for _, size in blocks)
+            places.append((buffer.position + begin, length))
+            starts = (table + start - begin for start, _ in blocks)
+            heads.append((flags, high - low, buffer.block, table + length, *starts))
+        return Frames(self._file, buffer.steps, tuple(places), tuple(heads))
 
     def _decode(self, buffer: _Buffer, low: int, high: int, out: Array) -> None:
         """The bytes ``low`` to ``high``, whole blocks: Blosc decodes a buffer of just these."""

@@ -22,6 +22,7 @@ from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.lora_view import Product, ProductArray, stored_records
 from gitmerge_eval.checkpoints.metadata import DENSE, GroupRecord, Metadata
 from gitmerge_eval.checkpoints.stored_array import Readable, StoredArray, UnknownLayout, WholeArray
+from gitmerge_eval.checkpoints.stored_together import StoredTogether
 from gitmerge_eval.errors import (
     CheckpointError,
     GitMergeEvalError,
@@ -32,7 +33,7 @@ from gitmerge_eval.merging import tiles
 from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan
 from gitmerge_eval.merging.precision import widened
 from gitmerge_eval.merging.sources import Source, StatisticSource
-from gitmerge_eval.merging.tiles import Tile
+from gitmerge_eval.merging.tiles import Sources, Tile
 from gitmerge_eval.records import ParameterGroup, Positions
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ class Readers:
         if array is None:
             array = np.empty(record.shape, BY_NAME[record.dtype].numpy)
         with self.opened(slot) as reader, inside(slot.where):
-            source = {"": tiles.Source(reader.read, array.dtype)}
+            source = Sources({"": tiles.Source(reader.read, array.dtype)})
             for chunk in grid(record.shape):
                 for tile in tiles.cut(chunk, reader.steps(chunk), source, tiles.TILE):
                     tiles.put(array, tile.positions, tile.arrays[""])
@@ -290,7 +291,7 @@ class GroupReader:
         self._left = chunks
         self._closed = closed
         self._stack = ExitStack()
-        self._sources: dict[str, tiles.Source] = {}
+        self._sources: Sources | None = None
         self._steps: Callable[[Chunk], tuple[int, ...]] = lambda chunk: ()
         self._lock = Lock()
 
@@ -301,11 +302,11 @@ class GroupReader:
         Raises what opening and decoding raise, naming whose tensor it is.
         """
         with self._lock:
-            if not self._sources:
-                self._open()
-        steps = self._steps(chunks[0])
+            if self._sources is None:
+                self._sources = self._open()
+        steps, sources = self._steps(chunks[0]), self._sources
         yield from zip(
-            *(tiles.cut(chunk, steps, self._sources, elements) for chunk in chunks), strict=True
+            *(tiles.cut(chunk, steps, sources, elements) for chunk in chunks), strict=True
         )
         with self._lock:
             self._left -= len(chunks)
@@ -317,13 +318,18 @@ class GroupReader:
         """Close everything; no chunk may be read afterwards."""
         self._stack.close()
 
-    def _open(self) -> None:
+    def _open(self) -> Sources:
+        sources, stored = {}, {}
         for number, slot in enumerate(self.slots.all):
             reader = self._stack.enter_context(self._inputs.opened(slot))
             dtype = BY_NAME[slot.record.dtype].numpy
-            self._sources[slot.key] = tiles.Source(_named(slot.where, reader.read), dtype)
+            sources[slot.key] = tiles.Source(_named(slot.where, reader.read), dtype)
             if number == 0:
                 self._steps = _named(slot.where, reader.steps)
+                first = slot.record.dtype
+            if isinstance(reader, StoredArray) and slot.record.dtype == first:
+                stored[slot.key] = reader
+        return Sources(sources, StoredTogether(stored))
 
 
 class Sequenced(Sequence["Tensor"]):

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gitmerge_eval.checkpoints.chunks import Chunk, grid
+from gitmerge_eval.checkpoints.stored_together import StoredTogether
 from gitmerge_eval.checkpoints.thread_memory import LentMemory, ThreadMemory
 from gitmerge_eval.records import Positions
 
@@ -52,9 +53,35 @@ class Source:
         self.dtype = dtype
 
 
-def cut(
-    chunk: Chunk, steps: tuple[int, ...], sources: Mapping[str, Source], elements: int
-) -> Iterator[Tile]:
+class Sources:
+    """The tensors of a group, by key; some of them perhaps decoded ``together``."""
+
+    def __init__(
+        self, sources: Mapping[str, Source], together: StoredTogether | None = None
+    ) -> None:
+        self._sources = sources
+        self._together = together
+
+    @property
+    def dtypes(self) -> dict[str, np.dtype[Any]]:
+        """key -> dtype."""
+        return {key: source.dtype for key, source in self._sources.items()}
+
+    def filler(self, chunk: Chunk, buffers: Mapping[str, Array]) -> Callable[[int, int, int], None]:
+        """``fill(low, high, held)``: the chunk's elements low to high, into each tensor's buffer
+        from its element ``held`` on."""
+        at_once = self._together.filler(chunk, buffers) if self._together else None
+
+        def fill(low: int, high: int, held: int) -> None:
+            done = at_once(low, high, held) if at_once else ()
+            for key, source in self._sources.items():
+                if key not in done:
+                    source.read(chunk, low, high, buffers[key][held : held + high - low])
+
+        return fill
+
+
+def cut(chunk: Chunk, steps: tuple[int, ...], sources: Sources, elements: int) -> Iterator[Tile]:
     """The chunk's tiles of about ``elements`` elements, in order; padding is left out.
 
     ``steps`` are the elements at which decoding may pause. A tile's arrays hold only until the
@@ -63,13 +90,13 @@ def cut(
     reserve = chunk.width if chunk.width <= elements else 0
     end = -(-chunk.filled // chunk.width) * chunk.width if reserve else chunk.filled
     room = max((high - low for low, high in pairwise(steps)), default=0) + reserve
-    with _buffers(sources, room) as buffers:
+    with _buffers(sources.dtypes, room) as buffers:
+        fill = sources.filler(chunk, buffers)
         origin = held = 0
         for low, high in pairwise(steps):
             if low >= end:
                 return  # only padding follows, which need not be decoded
-            for key, source in sources.items():
-                source.read(chunk, low, high, buffers[key][held : held + high - low])
+            fill(low, high, held)
             available = held + high - low
             used = available if not reserve else available // chunk.width * chunk.width
             for begin, stop in _spans(origin, used, chunk.width, elements):
@@ -80,14 +107,14 @@ def cut(
 
 
 @contextmanager
-def _buffers(sources: Mapping[str, Source], room: int) -> Iterator[dict[str, Array]]:
+def _buffers(dtypes: Mapping[str, np.dtype[Any]], room: int) -> Iterator[dict[str, Array]]:
     """Room for as many elements of each tensor, all in one piece of memory."""
-    sizes = [-(-room * source.dtype.itemsize // _LINE) * _LINE for source in sources.values()]
+    sizes = [-(-room * dtype.itemsize // _LINE) * _LINE for dtype in dtypes.values()]
     with _decoded.lent(sum(sizes)) as memory:
         parts = np.split(memory, np.cumsum(sizes)[:-1])
         yield {
-            key: part.view(source.dtype)[:room]
-            for (key, source), part in zip(sources.items(), parts, strict=True)
+            key: part.view(dtype)[:room]
+            for (key, dtype), part in zip(dtypes.items(), parts, strict=True)
         }
 
 

@@ -42,7 +42,7 @@ def cut(opened, chunk, read):
         read.append((start, stop))
         opened.read(chunk, start, stop, out)
 
-    source = {"": tiles.Source(counted, np.dtype(np.float32))}
+    source = tiles.Sources({"": tiles.Source(counted, np.dtype(np.float32))})
     return tiles.cut(chunk, opened.steps(chunk), source, tiles.TILE)
 
 
