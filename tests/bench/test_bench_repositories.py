@@ -33,9 +33,10 @@ def test_both_tools_go_through_the_same_day(scratch):
     }
     ours, stock = days[storage.OURS], days[storage.STOCK]
     assert list(ours) == [*stock, storage.ZEROS]
+    assert ours[storage.AGAIN].filters == 1  # git-theta reads the file that goes once more
     for steps in (ours, stock):
         assert steps["add"].filters == 1
-        assert steps["checkout"].filters == 1
+        assert steps[storage.FIRST].filters == 1
         assert steps["diff --stat of two branches"].filters == 0
         assert "1 file changed" in steps["diff --stat of two branches"].usage.output
         assert steps["status after add"].usage.output == "A  model.safetensors\n"
