@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 from gitmerge_eval.errors import GitMergeEvalError
-from gitmerge_eval.git import trailers
+from gitmerge_eval.git import conflicts, trailers
 from gitmerge_eval.git.replay import STRATEGY, replayed
 from gitmerge_eval.git.repository import Repository
 
@@ -59,6 +59,7 @@ def _held_back() -> Iterator[None]:
 
 
 def _prepare_commit_msg(repository: Repository, arguments: list[str]) -> None:
+    _say_what_is_left_out(repository)
     state = trailers.read_state(repository)
     if state is not None and trailers.is_current(repository, state):
         trailers.apply_trailers(arguments[0], state, repository)
@@ -80,6 +81,19 @@ def _prepare_commit_msg(repository: Repository, arguments: list[str]) -> None:
         print(
             "gitmerge-eval: left out the trailers Merge-* that came with the message: they are of "
             "another version of the model",
+            file=sys.stderr,
+        )
+
+
+def _say_what_is_left_out(repository: Repository) -> None:
+    """A 'git commit -a' in a conflict takes the work tree's model, which is one side's, whole."""
+    for conflict, side in conflicts.taken_whole(repository, trailers.merge_heads(repository)):
+        other = conflict.sides["theirs" if side == "ours" else "ours"].label
+        label = conflict.sides[side].label
+        print(
+            f"gitmerge-eval: '{conflict.path}' is committed as '{label}' has it, and nothing "
+            f"of '{other}' is in it; if that is not meant, take the commit back with 'git reset "
+            "--keep HEAD^', merge again and choose group by group with 'gitmerge-eval resolve'",
             file=sys.stderr,
         )
 

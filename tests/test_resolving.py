@@ -380,3 +380,47 @@ def test_git_remembers_what_was_resolved(repository):
     stages = repository.git.text("ls-files", "--unmerged")
     resolve(repository, "--ours")
     assert repository.git.text("ls-files", "--resolve-undo") == stages
+
+
+def conflicting_merge(repository):
+    repository.merge("-Xmethod=average", "wider", status=1)
+
+
+def test_a_commit_of_everything_says_whose_model_it_has(repository):
+    conflicting_merge(repository)
+    done = repository.run("commit", "-a", "-m", "both")
+    assert (
+        "'model.safetensors' is committed as 'ours' has it, and nothing of 'wider'" in done.stderr
+    )
+    assert repository.git.blob_id("HEAD", MODEL) == repository.git.blob_id("ours^", MODEL)
+    repository.run("reset", "--keep", "HEAD^")  # as the message says
+    conflicting_merge(repository)
+
+
+def test_who_takes_theirs_whole_is_told_too(repository):
+    conflicting_merge(repository)
+    repository.run("checkout", "--theirs", MODEL)
+    repository.run("add", MODEL)
+    done = repository.run("commit", "--no-edit")
+    assert "committed as 'wider' has it, and nothing of 'ours' is in it" in done.stderr
+
+
+def test_a_resolved_model_is_not_spoken_of(repository):
+    conflicting_merge(repository)
+    resolve(repository, "--ours")
+    done = repository.run("commit", "--no-edit")
+    assert "nothing of" not in done.stderr
+
+
+def test_another_commit_after_a_conflict_was_given_up_is_not_spoken_of(repository):
+    conflicting_merge(repository)
+    repository.run("merge", "--abort")
+    (repository.folder / "notes.txt").write_text("an ordinary file\n")
+    repository.run("add", "notes.txt")
+    assert repository.run("commit", "-m", "text").stderr == ""
+    repository.run("switch", "--quiet", "--create", "text", "theirs")
+    (repository.folder / "more.txt").write_text("an ordinary file\n")
+    repository.run("add", "more.txt")
+    repository.run("commit", "-m", "text")
+    repository.run("switch", "--quiet", "ours")
+    assert "nothing of" not in repository.merge("-Xmethod=average", "text").stderr

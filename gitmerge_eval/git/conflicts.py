@@ -8,7 +8,7 @@ names, so that no record has to be removed when a conflict ends in another way.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,25 @@ def forget(repository: Repository, path: str) -> None:
 def known(repository: Repository, stages: Mapping[str, Stages]) -> list[Conflict]:
     """The records of conflicts that the index has."""
     return _current(_read(repository), stages)
+
+
+def taken_whole(repository: Repository, heads: Collection[str]) -> list[tuple[Conflict, str]]:
+    """Models that were in conflict in the merge of ``heads`` into HEAD and that the index now has
+    as one side has them, each with that side."""
+    found = []
+    for conflict in _read(repository):
+        sides = {side: conflict.sides[side].commit for side in SIDES[1:] if side in conflict.sides}
+        if len(sides) < 2 or sides["theirs"] not in heads:
+            continue
+        if sides["ours"] != repository.run("rev-parse", "HEAD", check=False).text:
+            continue
+        staged = {path: repository.blob_id("", path) for path in conflict.blobs}
+        found += [
+            (conflict, side)
+            for side in sides
+            if all(staged[path] == ids.get(side) for path, ids in conflict.blobs.items())
+        ][:1]
+    return found
 
 
 def object_ids(stages: Stages) -> dict[str, str]:
