@@ -18,6 +18,7 @@ from gitmerge_eval.errors import GitMergeEvalError
 from gitmerge_eval.git import configuration, hooks, note_union, notes, programs, tracking, trailers
 from gitmerge_eval.git.repository import Repository
 from gitmerge_eval.git.trees import entries
+from gitmerge_eval.merging import options
 
 OK = "ok"
 WARNING = "warning"
@@ -148,6 +149,11 @@ def _settings(repository: Repository) -> Iterator[Finding]:
         yield Finding(
             configuration.EVALUATE, PROBLEM, what, f"git config {configuration.EVALUATE} sync"
         )
+    try:
+        options.parse([], options.settings(repository))
+    except GitMergeEvalError as error:
+        what = f"a plain 'git merge' of models fails: {error}"
+        yield Finding("merge-eval", PROBLEM, what, "git config --get-regexp '^merge-eval' lists it")
 
 
 def _setting(repository: Repository, setting: configuration.Setting) -> Finding | None:

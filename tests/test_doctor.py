@@ -187,6 +187,23 @@ def test_branch_options_that_bypass_the_strategy(ready):
     assert bad(ready) == {}
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [("method", "tis", "did you mean 'ties'"), ("method", "ties", None), ("density", "2", None),
+     ("memory", "plenty", "option 'memory'")],
+)  # fmt: skip
+def test_defaults_of_merges_that_no_merge_can_have(ready, key, value, said):
+    ready.run("config", f"merge-eval.{key}", value)
+    found = bad(ready)
+    if said is None:  # 'density' is no option of the method that counts
+        assert found == {}
+    else:
+        assert found["merge-eval"].status == PROBLEM
+        assert said in found["merge-eval"].what
+        ready.run("config", "--unset", f"merge-eval.{key}")
+        assert bad(ready) == {}
+
+
 def test_notes_that_would_be_lost_or_wait_to_be_united(repository, commit, tmp_path):
     commit({"a": "1"})
     git("clone", "-q", str(repository.directory), "clone", where=tmp_path)
