@@ -156,7 +156,8 @@ def summary(report: MergeReport) -> str:
     states = Counter(group.state for group in report.groups)
     counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
     cost = report.cost
-    lines = [f"{report.path}: {counts} parameter groups in {cost.seconds:.1f} s on {cost.device}"]
+    what = "parameter group" if len(report.groups) == 1 else "parameter groups"
+    lines = [f"{report.path}: {counts} {what} in {cost.seconds:.1f} s on {cost.device}"]
     if cost.reused_groups:
         lines[0] += f"; {cost.reused_groups} of the merged ones were computed by an earlier merge"
     lines += [f"  {notice}" for notice in report.notices]
