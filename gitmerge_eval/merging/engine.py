@@ -17,29 +17,27 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
 from gitmerge_eval.checkpoints.chunks import Chunk
 from gitmerge_eval.checkpoints.dtypes import BY_NAME
 from gitmerge_eval.checkpoints.lfs import ObjectStore
-from gitmerge_eval.checkpoints.metadata import GroupRecord
 from gitmerge_eval.checkpoints.parallel import ordered
 from gitmerge_eval.errors import CheckpointError
 from gitmerge_eval.merging import tiles
 from gitmerge_eval.merging.inputs import GroupReader, Inputs, Slot, inside
 from gitmerge_eval.merging.lanes import Lanes, free_bytes
-from gitmerge_eval.merging.merged_group import NO_VALUE, Family, MergedGroup, Place, united
+from gitmerge_eval.merging.merged_group import (
+    NO_VALUE,
+    Family,
+    MergedGroup,
+    Place,
+    room_for,
+    united,
+)
 from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan, working_bytes
 from gitmerge_eval.merging.precision import finite, store, stored
 from gitmerge_eval.merging.quick_sums import quick_sum
 from gitmerge_eval.merging.threads import one_thread_each, threads, without_warnings
-from gitmerge_eval.records import (
-    Outcome,
-    ParameterGroup,
-    Part,
-    Scalar,
-    ScalarNeeded,
-)
+from gitmerge_eval.records import Outcome, ParameterGroup, Part, Scalar, ScalarNeeded
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +73,7 @@ class Engine:
         place: Place | None = None,
     ) -> None:
         self.plan, self.store, self.device, self.memory = plan, store, device, memory
-        self.workers = workers
+        self.workers = min(workers, self._most_threads) if self.tiled else workers
         self.family = family
         self.place = place
         self.inputs = Inputs(plan, store)
@@ -265,7 +263,8 @@ class Engine:
         assert group.record is not None
         arrays = [NO_VALUE] * self._count
         if self.place is None:
-            arrays = [self._room(group.record) for _ in arrays]
+            allowed = self.memory // self._count
+            arrays = [room_for(group.record, allowed, self.store) for _ in arrays]
         fill, dtype = self._filler(group, scalars), BY_NAME[group.record.dtype].numpy
 
         def of_chunks(work: _Work) -> list[Outcome]:
@@ -338,19 +337,6 @@ class Engine:
                 array = stored(outcome.value, group.record.dtype).reshape(group.record.shape)
                 yield MergedGroup(group, array, outcome, number)
 
-    def _room(self, record: GroupRecord) -> NDArray[Any]:
-        """An array for a result: in a file where it would take most of the memory allowed."""
-        dtype = BY_NAME[record.dtype].numpy
-        if 2 * self._count * record.nbytes <= self.memory:
-            return np.empty(record.shape, dtype)
-        with self.store.temporary() as path:
-            with path.open("xb") as file:
-                try:
-                    os.posix_fallocate(file.fileno(), 0, record.nbytes)
-                except OSError as error:  # found out later, a full disk would kill the process
-                    raise OSError(error.errno, error.strerror, os.fspath(path)) from None
-            return np.memmap(path, dtype, "r+", shape=record.shape)
-
     @property
     def _in_flight(self) -> int:
         """Bytes of groups that may be worked on at a time."""
@@ -372,6 +358,13 @@ class Engine:
     def tiled(self) -> bool:
         """Whether groups are merged tile by tile."""
         return self.plan.method.elementwise and self.device == "cpu"
+
+    @property
+    def _most_threads(self) -> int:
+        """So many that what they decode side by side does not grow with the models."""
+        plan = self.plan
+        own = len(plan.constituents) * (1 + len(plan.statistics))
+        return tiles.most_threads(own + len(plan.references) + 1)
 
     @property
     def _needs_torch(self) -> bool:

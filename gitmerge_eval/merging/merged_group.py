@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gitmerge_eval.checkpoints.dtypes import BY_NAME
+from gitmerge_eval.checkpoints.lfs import ObjectStore
 from gitmerge_eval.checkpoints.metadata import GroupRecord
 from gitmerge_eval.merging.planning import CheckpointPlan, GroupPlan
 from gitmerge_eval.records import Outcome, Positions
@@ -54,3 +57,17 @@ def united(parts: Sequence[Outcome]) -> Outcome:
         figures.update(part.figures)
     remarks = dict.fromkeys(remark for part in parts for remark in part.remarks)
     return Outcome(NO_VALUE, tuple(remarks), dict(figures))
+
+
+def room_for(record: GroupRecord, allowed: int, store: ObjectStore) -> NDArray[Any]:
+    """An array for a result: in a file where it would take most of the bytes ``allowed``."""
+    dtype = BY_NAME[record.dtype].numpy
+    if 2 * record.nbytes <= allowed:
+        return np.empty(record.shape, dtype)
+    with store.temporary() as path:
+        with path.open("xb") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, record.nbytes)
+            except OSError as error:  # found out later, a full disk would kill the process
+                raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+        return np.memmap(path, dtype, "r+", shape=record.shape)

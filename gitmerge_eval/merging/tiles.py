@@ -28,6 +28,10 @@ are a little faster; but then each operation is so short that threads wait for o
 _SIDE_BY_SIDE_BYTES = 24 << 20
 """What tiles side by side, and what they are merged into, may take on each thread."""
 
+_DECODED_BYTES = 384 << 20
+"""What all threads together may hold decoded."""
+_STEP_BYTES = 1 << 20
+"""Two blocks, the most that is decoded of a tensor at a time."""
 _LINE = 64
 """Bytes of a line of the processor's cache."""
 
@@ -137,6 +141,11 @@ def most_together(arrays: int, itemsize: int) -> int:
     """How many chunks of as many tensors and results are merged together: at least one, whatever
     the number of models."""
     return max(_SIDE_BY_SIDE_BYTES // (arrays * TILE * itemsize), 1)
+
+
+def most_threads(arrays: int) -> int:
+    """How many threads may cut as many tensors: at least one, whatever the number of models."""
+    return max(_DECODED_BYTES // (arrays * _STEP_BYTES), 1)
 
 
 def joined(parts: Sequence[Positions]) -> Positions:

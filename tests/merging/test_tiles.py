@@ -92,3 +92,12 @@ def test_cutting_side_by_side_shares_no_memory(stored):
     for one, other in pairs:
         assert not np.shares_memory(one.arrays[""], other.arrays[""])
         np.testing.assert_array_equal(one.arrays[""], other.arrays[""])
+
+
+@pytest.mark.parametrize("models", [1, 2, 24, 100, 1000])
+def test_what_threads_decode_does_not_grow_with_the_models(models):
+    """Two blocks of half a megabyte for each tensor on each thread."""
+    threads = tiles.most_threads(models + 1)
+    assert threads >= 1
+    assert threads == 1 or threads * (models + 1) <= 384
+    assert (threads + 1) * (models + 1) > 384
