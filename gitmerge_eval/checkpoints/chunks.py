@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 CHUNK_ELEMENTS = 1024 * 1024
 
 
+@lru_cache(maxsize=1024)
 def chunk_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     """tensorstore's default chunk: the largest near-cube of at most 2^20 elements.
 

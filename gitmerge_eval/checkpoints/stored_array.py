@@ -11,6 +11,7 @@ import json
 import os
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -246,19 +247,12 @@ class StoredArray:
 
     def _layout(self) -> tuple[int, ...]:
         """The chunks' shape, where the array is laid out as git-theta 0.2.0 does it."""
-        record, place = self._record, self._places.pop(".zarray", None)
-        try:
-            document = json.loads(self._peek(place.position, place.length) if place else b"")
-        except (ValueError, RecursionError) as error:
-            raise UnknownLayout("no readable .zarray") from error
-        if (
-            not isinstance(document, dict)
-            or document.get("shape") != list(record.shape)
-            or document.get("dtype") != BY_NAME[record.dtype].zarr
-            or not is_ours(document)
-        ):
-            raise UnknownLayout("another layout")
-        return tuple(document["chunks"])
+        place = self._places.pop(".zarray", None)
+        document = self._peek(place.position, place.length) if place else b""
+        found = _chunks(document, self._record.shape, BY_NAME[self._record.dtype].zarr)
+        if found is None:
+            raise UnknownLayout("no readable .zarray, or another layout")
+        return found
 
     def _peek(self, position: int, size: int) -> bytes:
         return os.pread(self._file, size, position)
@@ -268,6 +262,24 @@ class StoredArray:
             f"group {self._record.name!r}: the object {self._record.object_id[:12]} {what}; "
             "restore the file from a commit"
         )
+
+
+@lru_cache(maxsize=1024)
+def _chunks(document: bytes, shape: tuple[int, ...], dtype: str) -> tuple[int, ...] | None:
+    """The chunks' shape by a ``.zarray``; None where it cannot be read or says anything else. That
+    of every constituent of a group is the same."""
+    try:
+        layout = json.loads(document)
+    except (ValueError, RecursionError):
+        return None
+    if (
+        not isinstance(layout, dict)
+        or layout.get("shape") != list(shape)
+        or layout.get("dtype") != dtype
+        or not is_ours(layout)
+    ):
+        return None
+    return tuple(layout["chunks"])
 
 
 _memory = ThreadMemory()
