@@ -11,6 +11,7 @@ import mmap
 import os
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gitmerge_eval.checkpoints.dtypes import BY_NAME, BY_SAFETENSORS, FILE_RANK, Dtype
+from gitmerge_eval.checkpoints.settlement import EarlyFlush
 from gitmerge_eval.errors import CheckpointError, MalformedCheckpoint
 
 Array = NDArray[Any]
@@ -201,8 +203,8 @@ class SafetensorsWriter:
         durable: bool = True,
     ) -> None:
         self.path = Path(path)
-        self._durable = durable
         self._layout = layout
+        self._flush: EarlyFlush | None = None
         prefix, self._offsets = arrange(layout, header)
         self._missing = set(layout)
         self._temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -210,6 +212,7 @@ class SafetensorsWriter:
         self._file = -1
         try:
             self._file = os.open(self._temporary, flags, 0o666)
+            self._flush = EarlyFlush(self._file) if durable else None
             self._write_at(memoryview(prefix), 0)
         except OSError as error:
             self.discard()
@@ -262,7 +265,8 @@ class SafetensorsWriter:
                 f"({absent[0]!r}, …)"
             )
         try:
-            if self._durable:
+            if self._flush:
+                self._flush.end()
                 os.fsync(self._file)
             os.close(self._file)
             self._file = -1
@@ -273,6 +277,9 @@ class SafetensorsWriter:
 
     def discard(self) -> None:
         """Remove the temporary file."""
+        if self._flush:
+            with suppress(OSError):  # it goes away, whole or not
+                self._flush.end()
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -296,6 +303,8 @@ class SafetensorsWriter:
         while len(data):
             written = os.pwrite(self._file, data[:_PIECE_BYTES], position)
             data, position = data[written:], position + written
+            if self._flush:
+                self._flush.wrote(written)
 
     def _failure(self, error: OSError) -> CheckpointError:
         return CheckpointError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -15,6 +16,8 @@ from pathlib import Path
 from gitmerge_eval.errors import CheckpointError
 
 _THREADS = 4
+_FLUSHED_BYTES = 64 << 20
+"""What is written of a large file before it is brought to disk."""
 
 
 class Settlement:
@@ -50,6 +53,41 @@ class Settlement:
                 finish(path)
         finally:
             path.unlink(missing_ok=True)
+
+
+class EarlyFlush:
+    """Brings a large file to disk while it is still being written, so that the last ``fsync``
+    finds little left to do and who waits for it does not wait for the whole file."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._unflushed = 0
+        self._thread: threading.Thread | None = None
+        self._error: OSError | None = None
+        self._lock = threading.Lock()
+
+    def wrote(self, nbytes: int) -> None:
+        """So many bytes more; from any thread."""
+        with self._lock:
+            self._unflushed += nbytes
+            if self._unflushed < _FLUSHED_BYTES or (self._thread and self._thread.is_alive()):
+                return
+            self._unflushed = 0
+            self._thread = threading.Thread(target=self._flush, name="early flush")
+            self._thread.start()
+
+    def end(self) -> None:
+        """Wait for it, before the file is closed; OSError where the disk refused something."""
+        if self._thread:
+            self._thread.join()
+        if self._error:  # the system tells it once, and so not to a later fsync
+            raise self._error
+
+    def _flush(self) -> None:
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            self._error = error
 
 
 def put_in_place(path: Path, target: Path) -> None:

@@ -1,5 +1,6 @@
 """Safetensors files as the published package writes and reads them."""
 
+import errno
 import json
 import os
 import threading
@@ -234,3 +235,51 @@ def test_parts_are_not_a_tensor_before_somebody_says_so(tmp_path):
     with pytest.raises(CheckpointError, match="not whole"):
         writer.close()
     assert list(tmp_path.iterdir()) == []
+
+
+LARGE = {name: np.full(1000, number, np.float32) for number, name in enumerate("abcd")}
+
+
+@pytest.fixture
+def flushed(monkeypatch):
+    """The sizes at which a file was brought to disk, where 3,000 bytes count as much."""
+    found, fsync = [], os.fsync
+
+    def traced(file):
+        found.append(os.fstat(file).st_size)
+        fsync(file)
+
+    monkeypatch.setattr("gitmerge_eval.checkpoints.settlement._FLUSHED_BYTES", 3000)
+    monkeypatch.setattr(os, "fsync", traced)
+    return found
+
+
+def test_a_large_file_is_brought_to_disk_while_it_is_written(tmp_path, flushed):
+    write(tmp_path / "model", LARGE)
+    assert len(flushed) >= 2
+    assert flushed[-1] == (tmp_path / "model").stat().st_size
+    flushed.clear()
+    with SafetensorsWriter(tmp_path / "used once", layout_of(LARGE), {}, durable=False) as writer:
+        for name, array in LARGE.items():
+            writer.write(name, array)
+    assert flushed == []
+
+
+@pytest.mark.parametrize("fails_at", [1, 2])
+def test_a_disk_that_refuses_early_is_an_error_in_the_end(tmp_path, monkeypatch, flushed, fails_at):
+    """The system tells it to one fsync alone."""
+    fsync, calls = os.fsync, []
+
+    def failing(file):
+        calls.append(file)
+        if len(calls) == fails_at:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(CheckpointError, match=r"cannot write .*: Input/output error"):
+        write(tmp_path / "model", LARGE)
+    assert os.listdir(tmp_path) == []
+    assert threading.active_count() == 1 or "early flush" not in {
+        thread.name for thread in threading.enumerate()
+    }
